@@ -2,6 +2,7 @@
 //!
 //! Whoever walks reads the table first: looking at a mount point whose server is gone can wait for ever.
 
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
@@ -87,6 +88,8 @@ impl Storage {
 pub struct Mount {
     /// Its number, as `statx` gives it too.
     pub id: u64,
+    /// That of the mount that its point is in.
+    pub parent: u64,
     /// The device of what is in it, as `st_dev` says it.
     pub device: u64,
     /// Which directory of the file system it shows; for nsfs the name of the namespace.
@@ -105,7 +108,7 @@ impl Mount {
     pub fn parse(line: &[u8]) -> Option<Self> {
         let mut words = line.split(|byte| *byte == b' ');
         let id = number(words.next()?)?;
-        let _parent = words.next()?;
+        let parent = number(words.next()?)?;
         let mut device = words.next()?.splitn(2, |byte| *byte == b':');
         let device = nix::sys::stat::makedev(number(device.next()?)?, number(device.next()?)?);
         let root = unescaped(words.next()?);
@@ -116,7 +119,7 @@ impl Mount {
         let options = of_all.nth(1).filter(|_| kind.starts_with("fuse")).unwrap_or_default();
         let mut users = options.split(|byte| *byte == b',').filter_map(|one| one.strip_prefix(b"user_id="));
         let fuse_user = users.next().and_then(number).and_then(|user| u32::try_from(user).ok());
-        Some(Self { id, device, root, point, kind, fuse_user: fuse_user.filter(|user| *user != 0) })
+        Some(Self { id, parent, device, root, point, kind, fuse_user: fuse_user.filter(|user| *user != 0) })
     }
 
     /// Where its files are.
@@ -188,6 +191,32 @@ impl Mounts {
             }
         }
         found
+    }
+
+    /// The numbers of those of which something can be seen: no other one covers them.
+    #[must_use]
+    pub fn visible(&self) -> HashSet<u64> {
+        let covers: HashSet<(u64, &Path)> =
+            self.0.iter().map(|mount| (mount.parent, mount.point.as_path())).collect();
+        let mut children: HashMap<u64, Vec<&Mount>> = HashMap::new();
+        for mount in self.0.iter().filter(|mount| mount.parent != mount.id) {
+            children.entry(mount.parent).or_default().push(mount);
+        }
+        let ids: HashSet<u64> = self.0.iter().map(|mount| mount.id).collect();
+        let is_top = |mount: &&Mount| mount.parent == mount.id || !ids.contains(&mount.parent);
+        let mut waiting: Vec<&Mount> = self.0.iter().filter(is_top).collect();
+        let mut visible = HashSet::new();
+        while let Some(mount) = waiting.pop() {
+            if !covers.contains(&(mount.id, mount.point.as_path())) {
+                visible.insert(mount.id);
+            }
+            // Another one in the same mount hides what is mounted further down.
+            let is_hidden =
+                |child: &Mount| child.point.ancestors().skip(1).any(|way| covers.contains(&(mount.id, way)));
+            let below = children.remove(&mount.id).unwrap_or_default();
+            waiting.extend(below.into_iter().filter(|child| !is_hidden(child)));
+        }
+        visible
     }
 
     /// The points at which the mounts of two moments differ.
@@ -307,6 +336,26 @@ mod tests {
 
         assert_eq!(mounts.of(Path::new("/mnt/with blank/a")).unwrap().kind, "overlay");
         assert_eq!(mounts.of(Path::new("/var/wwwx")).unwrap().point, Path::new("/"));
+    }
+
+    #[test]
+    fn a_mount_is_hidden_by_one_at_its_point_and_by_one_above_it() {
+        let visible = |lines: &[&str]| {
+            let mut visible: Vec<u64> =
+                Mounts::parse(lines.join("\n").as_bytes()).visible().into_iter().collect();
+            visible.sort_unstable();
+            visible
+        };
+        let root = "22 1 254:0 / / rw - ext4 /dev/vda rw";
+        let user = "40 22 0:40 / /home/a/m rw - fuse.sshfs x rw,user_id=1000";
+        let inside = "41 40 0:41 / /home/a/m/x rw - tmpfs tmpfs rw";
+        let over = "42 40 0:42 / /home/a/m rw - tmpfs tmpfs rw";
+        let above = "43 22 0:43 / /home rw - tmpfs tmpfs rw";
+        let again = "44 43 0:44 / /home/a/m rw - tmpfs tmpfs rw";
+
+        assert_eq!(visible(&[root, user, inside]), [22, 40, 41]);
+        assert_eq!(visible(&[root, user, inside, over]), [22, 42]);
+        assert_eq!(visible(&[above, root, user, inside, again]), [22, 43, 44]);
     }
 
     #[test]

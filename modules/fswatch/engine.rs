@@ -19,6 +19,7 @@ mod log_names;
 mod logs;
 mod loops;
 mod memory;
+mod mounts;
 mod moving;
 mod narrowing;
 mod orders;
@@ -171,6 +172,9 @@ pub struct Engine<S> {
     /// Links that lead to a root, and where they led when they were last seen.
     links: BTreeMap<PathBuf, PathBuf>,
     ways: Ways,
+    /// Something was mounted or unmounted since the mount table was read, and when that was.
+    mounts_changed: bool,
+    mounts_read: Option<Instant>,
     /// Bytes of the longest path of a root.
     longest_root: usize,
     /// Entries that were looked at once: what is new below them is told.
@@ -212,10 +216,12 @@ impl<S: Sink> Engine<S> {
         let own = own.map(|own| own.canonicalize().unwrap_or(own));
         // Where devices may not be listened to, the scan finds what is written to them.
         let loop_watch = crate::loops::watch(mailbox.clone()).ok();
+        let watching = Watching::start(&mailbox)?;
+        let avoided = watching.avoided().clone();
         Ok(Self {
             sink,
-            workers: Workers::start(&mailbox)?,
-            watching: Watching::start(&mailbox)?,
+            workers: Workers::start(&mailbox, &avoided)?,
+            watching,
             coverage: Arc::new(Coverage::new(&Rules::none(), &|_| None)),
             own,
             left_out: Vec::new(),
@@ -228,19 +234,19 @@ impl<S: Sink> Engine<S> {
             writings: Writings::default(),
             proofs: Proofs::default(),
             seen_probes: HashSet::new(),
-            prober: Prober::start(mailbox.clone())?,
+            prober: Prober::start(mailbox.clone(), avoided.clone())?,
             due: DueLanes::new(Duration::ZERO),
             rounds: BTreeMap::new(),
             unrecorded: BTreeMap::new(),
-            packages: PackageRecords::start(mailbox.clone())?,
-            verifier: Verifier::start(mailbox.clone())?,
+            packages: PackageRecords::start(mailbox.clone(), avoided.clone())?,
+            verifier: Verifier::start(mailbox.clone(), avoided.clone())?,
             pace: Pace::default(),
             verified: Some(now()),
             mailbox,
             in_flight: HashSet::new(),
             again: HashMap::new(),
             going: Vec::new(),
-            trust: Trust::default(),
+            trust: Trust::new(avoided),
             contents: Contents::default(),
             backlog: Backlog::default(),
             canary: Canary::default(),
@@ -261,6 +267,8 @@ impl<S: Sink> Engine<S> {
             numbers: 0,
             links: BTreeMap::new(),
             ways: Ways::default(),
+            mounts_changed: false,
+            mounts_read: None,
             longest_root: 0,
             learned: Arc::default(),
             seen_until: SystemTime::now(),
@@ -295,6 +303,7 @@ impl<S: Sink> Engine<S> {
             let taken = self.mailbox.wait(patience, self.told.is_empty());
             self.note(taken);
             self.note_told();
+            self.resolve_ways();
             self.work_off();
             self.compare_busy();
             self.find_linked();
@@ -423,6 +432,7 @@ impl<S: Sink> Engine<S> {
             && self.busy.is_empty()
             && self.moves.is_empty()
             && self.told.is_empty()
+            && self.ways.are_known()
     }
 
     fn heartbeat(&mut self) {
@@ -514,6 +524,8 @@ impl<S: Sink> Engine<S> {
             slices,
             due,
             scan,
+            self.next_mounts(now),
+            self.ways.next(now),
             self.busy.next(now),
             self.linked.next(now),
             self.storms.next(now),
@@ -564,9 +576,8 @@ impl<S: Sink> Engine<S> {
         for watch in &taken.ended {
             self.watching.directories().forget(watch);
         }
-        if taken.mounts_changed {
-            self.note_mounts();
-        }
+        self.mounts_changed |= taken.mounts_changed;
+        self.doubt_mounts();
         self.loops.doubted |= taken.loops_changed;
         self.linked.merge(taken.linked);
         let started = taken.started;
@@ -633,32 +644,9 @@ impl<S: Sink> Engine<S> {
         self.scan_all(Purpose::Lost, Depth::Glance, None);
     }
 
-    /// What is mounted somewhere shows other objects there than before.
-    fn note_mounts(&mut self) {
-        self.proofs.doubt();
-        let before = self.watching.mounts().clone();
-        let points = self.watching.remount();
-        self.note_avoided();
-        for point in points {
-            self.tell_mount(&point, &before);
-            if self.coverage.options(&point).is_some() && !self.coverage.descends(&point) {
-                self.hurry(&point, Happened::finished(), now());
-            }
-            if self.leads(&point) {
-                self.way_changed(&point, None);
-            }
-            if self.coverage.descends(&point) {
-                self.watching.directories().remove_tree(&point);
-                self.status.skipped.remove(&point);
-                self.hurry(&point, Happened::finished(), now());
-                self.compare_tree(&point);
-            }
-        }
-    }
-
     fn note_path(&mut self, path: &Path, interest: Interest, happened: Happened, now: Instant) {
-        if self.leads_as(path, interest) || self.is_new_way(path, &happened) {
-            self.way_changed(path, Some(&happened));
+        if self.is_new_way(path, &happened) || self.leads_as(path, interest) {
+            self.way_changed(path, happened.clone());
         }
         if happened.directory {
             self.trust.forget(path);

@@ -24,13 +24,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::OFlags;
 use vigie_fanotify::{Buffer, Event, FilesystemId, Group, GroupError, Handle, Malformed, Mask, Options};
 use vigie_host::mounts::{Mount, Mounts};
 
 use self::execs::Kernel;
 pub(crate) use self::execs::LOADING;
 use self::reader::{Control, Reader, View, since_start};
+use crate::avoided::Avoided;
 use crate::ending::{Owner, ending};
 use crate::events::Mailbox;
 use crate::processes::Processes;
@@ -113,6 +114,7 @@ pub(crate) struct FilesystemWatcher {
     /// The thread that reads it when nobody else does, where the kernel is asked.
     execs: Option<Owner>,
     mailbox: Mailbox,
+    avoided: Avoided,
     view: View,
     marked: Near,
     /// There were more directories than get marks of their own.
@@ -121,14 +123,8 @@ pub(crate) struct FilesystemWatcher {
     followed: Followed,
 }
 
-fn open_mount(point: &Path) -> io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    Ok(rustix::fs::openat(CWD, point, flags, Mode::empty())?)
-}
-
-/// Opens an object of any kind for reference only.
-fn open_object(path: &Path) -> io::Result<OwnedFd> {
-    Ok(rustix::fs::openat(CWD, path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?)
+fn open_mount(point: &Path, avoided: &Avoided) -> io::Result<OwnedFd> {
+    avoided.open(point, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NONBLOCK)
 }
 
 /// Without descriptors of processes: they cost four times as much as the event itself, and `/proc` says as much.
@@ -143,7 +139,7 @@ fn group() -> Result<Group, GroupError> {
 /// What did not work.
 pub(crate) fn self_test(directory: &Path) -> Result<(), String> {
     let group = group().map_err(|error| error.to_string())?;
-    let open = open_mount(directory).map_err(|error| error.to_string())?;
+    let open = open_mount(directory, &Avoided::default()).map_err(|error| error.to_string())?;
     group
         .mark_filesystem(open.as_fd(), wide())
         .map_err(|error| format!("the state directory's file system cannot be marked: {error}"))?;
@@ -203,19 +199,22 @@ impl FilesystemWatcher {
     ///
     /// # Errors
     /// Why not: without `CAP_SYS_ADMIN`, or on a kernel before 5.17.
-    pub(crate) fn start(mailbox: &Mailbox) -> Result<Self, String> {
+    pub(crate) fn start(mailbox: &Mailbox, avoided: &Avoided) -> Result<Self, String> {
         let marked = Near::default();
         let moved = Arc::new(AtomicU64::new(0));
-        let processes = Arc::new(Mutex::new(Processes::default()));
+        let processes = Arc::new(Mutex::new(Processes::new(avoided.clone())));
         let kernel = Kernel::new(Arc::clone(&processes));
         let reader = |others: Option<Near>| {
             let (mailbox, moved, processes) = (mailbox.clone(), Arc::clone(&moved), Arc::clone(&processes));
-            let kernel = Arc::clone(&kernel);
-            move |group, control| Reader::new(group, mailbox, control, moved, processes, kernel, others)
+            let (kernel, avoided) = (Arc::clone(&kernel), avoided.clone());
+            move |group, control| {
+                Reader::new(group, mailbox, control, moved, processes, kernel, others, avoided)
+            }
         };
         Ok(Self {
             execs: None,
             mailbox: mailbox.clone(),
+            avoided: avoided.clone(),
             wide: Part::start("fanotify", reader(Some(Arc::clone(&marked))))?,
             near: Part::start("fanotify near", reader(None))?,
             kernel,
@@ -256,7 +255,7 @@ impl FilesystemWatcher {
     /// # Errors
     /// Why it cannot be watched in this way.
     pub(crate) fn mark(&mut self, at: &Path, device: u64, mounts: &Arc<Mounts>) -> Result<(), String> {
-        let open = open_object(at).map_err(|error| error.to_string())?;
+        let open = self.avoided.open(at, OFlags::PATH).map_err(|error| error.to_string())?;
         let filesystem = FilesystemId::of(open.as_fd()).map_err(|error| error.to_string())?;
         let seen: Vec<Mount> = mounts.iter().filter(|mount| mount.device == device).cloned().collect();
         if seen.is_empty() {
@@ -289,7 +288,7 @@ impl FilesystemWatcher {
     }
 
     fn try_mark(&self, directory: &Path, lane: Lane, whole: bool) -> io::Result<()> {
-        let open = open_mount(directory)?;
+        let open = open_mount(directory, &self.avoided)?;
         let handle = vigie_fanotify::handle_of(open.as_fd(), OsStr::new(""))?.into_handle();
         let known = self.marked().get(&handle).copied();
         // Those that are gone are still counted.
@@ -318,7 +317,7 @@ impl FilesystemWatcher {
             return;
         }
         for mount in self.view.filesystems.values().filter_map(|mounts| mounts.first()) {
-            if let Ok(open) = open_object(&mount.point) {
+            if let Ok(open) = self.avoided.open(&mount.point, OFlags::PATH) {
                 self.wide.group.mark_filesystem_of(open.as_fd(), near()).ok();
             }
         }
@@ -346,7 +345,7 @@ impl FilesystemWatcher {
     /// Tells of what happens to this file under other names as well. Of a file with very many names only some are told
     /// of: whoever makes them would decide what each write costs us.
     pub(crate) fn follow_names(&mut self, path: &Path, lane: Lane) {
-        let Ok(open) = open_object(path) else { return };
+        let Ok(open) = self.avoided.open(path, OFlags::PATH) else { return };
         let Ok(identity) = vigie_fanotify::handle_of(open.as_fd(), OsStr::new("")) else { return };
         let handle = identity.into_handle();
         let is_trusted = lane == Lane::Trusted;
@@ -405,7 +404,7 @@ mod tests {
     #[test]
     fn of_a_directory_that_nobody_watches_neither_attributes_nor_names_that_go_are_told() {
         let temp = tempfile::tempdir().unwrap();
-        let open = open_mount(temp.path()).unwrap();
+        let open = open_mount(temp.path(), &Avoided::default()).unwrap();
         let marked = group().map_err(|error| error.to_string()).and_then(|group| {
             group.mark_filesystem(open.as_fd(), wide()).map_err(|error| error.to_string())?;
             Ok(group)

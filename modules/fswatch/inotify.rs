@@ -16,7 +16,9 @@ use std::time::Instant;
 
 use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask, Watches};
 use rustix::event::PollFlags;
+use rustix::fs::OFlags;
 
+use crate::avoided::{Avoided, path_of};
 use crate::ending::{Ending, Owner, Rest, ending};
 use crate::events::{Happened, Mailbox, Named};
 use crate::trust::{Lane, NOBODY};
@@ -35,6 +37,7 @@ type Lanes = Arc<Mutex<HashMap<WatchDescriptor, Lane>>>;
 #[derive(Debug)]
 pub struct Watcher {
     watches: Watches,
+    avoided: Avoided,
     map: WatchMap,
     /// Watches of directories that root alone can change; the others' events have the share of whoever can.
     lanes: Lanes,
@@ -47,7 +50,7 @@ impl Watcher {
     ///
     /// # Errors
     /// When the kernel gives no inotify instance (`fs.inotify.max_user_instances`) or no thread.
-    pub fn start(mailbox: Mailbox) -> io::Result<Self> {
+    pub(crate) fn start(mailbox: Mailbox, avoided: Avoided) -> io::Result<Self> {
         let inotify = Inotify::init()?;
         let may_rest = queue_length() >= RESTING_QUEUE;
         let watches = inotify.watches();
@@ -58,7 +61,7 @@ impl Watcher {
             .name("inotify".to_owned())
             .stack_size(256 * 1024)
             .spawn(move || read_events(inotify, &mailbox, &end, may_rest, &known))?;
-        Ok(Self { watches, map: WatchMap::default(), lanes, _owner: owner })
+        Ok(Self { watches, avoided, map: WatchMap::default(), lanes, _owner: owner })
     }
 
     /// Watches a directory for what happens to it and in it; does nothing when it is watched already.
@@ -80,11 +83,11 @@ impl Watcher {
             | WatchMask::MOVE
             | WatchMask::DELETE_SELF
             | WatchMask::MOVE_SELF
-            | WatchMask::ONLYDIR
-            | WatchMask::DONT_FOLLOW;
+            | WatchMask::ONLYDIR;
         // A second call for the same directory gives the same descriptor; one for another directory under the
         // same path gives a new one.
-        let watch = self.watches.add(directory, mask)?;
+        let open = self.avoided.open(directory, OFlags::PATH | OFlags::DIRECTORY)?;
+        let watch = self.watches.add(path_of(&open), mask)?;
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner).insert(watch.clone(), lane);
         self.map.insert(directory, watch, lane);
         Ok(())
@@ -353,7 +356,7 @@ mod tests {
     #[test]
     fn a_tree_is_taken_out_with_all_that_is_in_it_and_nothing_beside_it() {
         let temp = tempfile::tempdir().unwrap();
-        let mut watcher = Watcher::start(Mailbox::default()).unwrap();
+        let mut watcher = Watcher::start(Mailbox::default(), Avoided::default()).unwrap();
         let names = ["d", "d/e", "d/e/f", "d!", "d.x", "da", "c"];
         for name in names {
             std::fs::create_dir_all(temp.path().join(name)).unwrap();
@@ -375,7 +378,7 @@ mod tests {
     #[test]
     fn a_users_long_paths_take_no_more_than_a_bound_and_make_room_when_they_go() {
         let temp = tempfile::tempdir().unwrap();
-        let mut watcher = Watcher::start(Mailbox::default()).unwrap();
+        let mut watcher = Watcher::start(Mailbox::default(), Avoided::default()).unwrap();
         watcher.add(temp.path(), Lane::Of(7)).unwrap();
         let (_, (watch, _)) = watcher.map.by_path.first_key_value().unwrap();
         let (watch, mut map) = (watch.clone(), WatchMap::default());

@@ -69,7 +69,7 @@ use vigie_sdk::{
 
 use self::config::Config;
 pub use self::config::check;
-use self::engine::{Engine, Order, PulseWatch, SharedStatus, Sink};
+use self::engine::{Engine, Order, PulseWatch, SharedStatus, Sink, Status};
 use self::events::Mailbox;
 pub use self::query::masked_form;
 use self::rules::Rules;
@@ -138,8 +138,8 @@ impl PersistentModule for FsWatch {
         let mailbox = Mailbox::default();
         let status = SharedStatus::default();
         let state_dir = settings.state_dir;
-        let (reporter, reported) = (host.clone(), status.clone());
-        let report = move || reporter.report_health(reported.get().conditions.clone());
+        let reporter = host.clone();
+        let report = move |status: &Status| reporter.report_health(status.conditions.clone());
         let no_thread = |error| ModuleError::io("cannot start a thread", error);
         let pulse = status.watch_pulse(pulse::PATIENCE, report).map_err(no_thread)?;
         let sink = AgentSink { host, keeps: state_dir.is_some() };

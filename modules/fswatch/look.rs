@@ -6,14 +6,15 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, Statx, StatxFlags};
+use rustix::fs::{AtFlags, OFlags, Statx, StatxFlags};
 use rustix::io::Errno;
 use std::time::Instant;
 
+use crate::avoided::{Avoided, is_unknown_mount, path_of};
 use crate::extended::{Collector, ExtendedAttributes, OWN_NAMES, is_other};
 use crate::object::{Content, Kind, NotRead, Object, Timestamp, flag};
 use crate::reading::{Reading, SLICE_BYTES, Step};
@@ -27,9 +28,6 @@ const ANYWAY_BYTES: u64 = 1024 * 1024;
 
 /// Times that a file is read again because it changed while it was read.
 const READ_ATTEMPTS: usize = 3;
-
-/// Bytes of a path that are given to the kernel at once; it refuses 4,096.
-const PATH_BYTES: usize = 2_000;
 
 /// Largest extended attribute, and longest list of names, in bytes: what the kernel allows at most
 /// (`XATTR_SIZE_MAX`, `XATTR_LIST_MAX`).
@@ -82,6 +80,8 @@ pub enum Found {
 pub struct Scratch {
     pub(crate) buffer: Vec<u8>,
     none: ExtendedAttributes,
+    /// Where nobody looks.
+    pub(crate) avoided: Avoided,
     /// Bytes that may still be read at once; none for as many as there are. What is larger is left in `reading`.
     pub slice: Option<u64>,
     /// A file whose first slice was read, and that is to be read on.
@@ -97,6 +97,7 @@ impl Default for Scratch {
         Self {
             buffer: vec![0; READ_BYTES],
             none: ExtendedAttributes::none(),
+            avoided: Avoided::default(),
             slice: None,
             reading: None,
             bytes_read: 0,
@@ -106,10 +107,16 @@ impl Default for Scratch {
 }
 
 impl Scratch {
+    /// Memory for looks elsewhere than there.
+    #[must_use]
+    pub fn beside(avoided: Avoided) -> Self {
+        Self { avoided, ..Self::default() }
+    }
+
     /// Memory for looks that keep within a budget from now on.
     #[must_use]
-    pub fn within(budget: Budget, now: Instant) -> Self {
-        Self { budget: Some((budget, now)), ..Self::default() }
+    pub fn within(budget: Budget, now: Instant, avoided: Avoided) -> Self {
+        Self { budget: Some((budget, now)), ..Self::beside(avoided) }
     }
 
     /// So many bytes were read: counts them, and rests as the budget wants it.
@@ -131,37 +138,8 @@ impl Scratch {
 ///
 /// # Errors
 /// When it is not there, is no directory, or may not be listed.
-pub fn open_directory(path: &Path) -> io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let bytes = path.as_os_str().as_bytes();
-    if bytes.len() <= PATH_BYTES {
-        return open_below(CWD, path, flags);
-    }
-    // Longer than the kernel takes: a piece at a time.
-    let mut directory: Option<OwnedFd> = None;
-    let mut piece = PathBuf::new();
-    let mut components = path.components().peekable();
-    while let Some(component) = components.next() {
-        piece.push(component);
-        let is_last = components.peek().is_none();
-        if is_last || piece.as_os_str().len() >= PATH_BYTES {
-            let flags = if is_last { flags } else { flags | OFlags::PATH };
-            let at = directory.as_ref().map_or(CWD, |directory| directory.as_fd());
-            let next = open_below(at, &piece, flags)?;
-            directory = Some(next);
-            piece = PathBuf::new();
-        }
-    }
-    directory.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))
-}
-
-fn open_below(at: BorrowedFd<'_>, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
-    match rustix::fs::openat2(at, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
-        // Before Linux 5.6, or forbidden by a filter of system calls: only the last component is checked then.
-        Err(Errno::NOSYS | Errno::PERM) => Ok(rustix::fs::openat(at, path, flags, Mode::empty())?),
-        Err(Errno::LOOP) => Err(io::Error::from(io::ErrorKind::NotADirectory)),
-        result => Ok(result?),
-    }
+pub fn open_directory(path: &Path, avoided: &Avoided) -> io::Result<OwnedFd> {
+    avoided.open(path, OFlags::RDONLY | OFlags::DIRECTORY)
 }
 
 /// Whether an error says that nothing is there.
@@ -182,30 +160,14 @@ pub(crate) fn look_at(
 ) -> io::Result<Found> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         // The root of everything has no name in any directory.
-        let root = open_directory(path)?;
+        let root = open_directory(path, &scratch.avoided)?;
         return look_at_name(root.as_fd(), OsStr::new("."), plan, known, scratch);
     };
-    match open_parent(parent) {
+    match scratch.avoided.open(parent, OFlags::PATH | OFlags::DIRECTORY) {
         Ok(directory) => look_at_name(directory.as_fd(), name, plan, known, scratch),
         Err(error) if is_missing(&error) => Ok(Found::Missing),
         Err(error) => Err(error),
     }
-}
-
-/// Opens a directory that need not be listed.
-///
-/// # Errors
-/// When it is not there or is no directory.
-pub fn open_parent(path: &Path) -> io::Result<OwnedFd> {
-    if path.as_os_str().len() > PATH_BYTES {
-        return open_directory(path);
-    }
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    open_below(CWD, path, flags)
-}
-
-fn stat(at: BorrowedFd<'_>, name: &OsStr, flags: AtFlags) -> io::Result<Statx> {
-    Ok(rustix::fs::statx(at, name, flags | AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS)?)
 }
 
 /// Looks at a name in an open directory, without reading it: neither its content nor its extended attributes are
@@ -214,7 +176,7 @@ fn stat(at: BorrowedFd<'_>, name: &OsStr, flags: AtFlags) -> io::Result<Statx> {
 /// # Errors
 /// When the kernel does not let us look; `NotFound` when nothing is there.
 pub fn glance(directory: BorrowedFd<'_>, name: &OsStr, scratch: &mut Scratch) -> io::Result<Object> {
-    let status = stat(directory, name, AtFlags::empty())?;
+    let status = scratch.avoided.status_of_name(directory, name)?;
     let mut object = object(&status, scratch.none.clone());
     if object.kind == Kind::Directory {
         object.extended = extended_of_name(directory, name, scratch)?;
@@ -316,12 +278,17 @@ fn link(
     glanced: Object,
     scratch: &mut Scratch,
 ) -> io::Result<Option<Found>> {
-    let target = match rustix::fs::readlinkat(directory, name, Vec::new()) {
+    let link = match scratch.avoided.refer(directory, name) {
+        Ok(link) => link,
+        Err(error) if is_missing(&error) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let target = match rustix::fs::readlinkat(&link, "", Vec::new()) {
         Ok(target) => Content::target(target.into_bytes()),
         Err(Errno::INVAL | Errno::NOENT) => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    let extended = extended_of_name(directory, name, scratch)?;
+    let extended = extended_of_reference(&link, scratch)?;
     let object = Object { content: target, extended, ..glanced };
     Ok(Some(Found::Object { object, grown: false }))
 }
@@ -349,12 +316,13 @@ fn file(
         let object = Object { content: Content::NotRead(why), extended, ..glanced };
         return Ok(Some(Found::Object { object, grown: false }));
     }
-    match open_file(directory, name) {
+    match open_file(directory, name, scratch) {
         Ok(file) => read(file, glanced, plan, known, scratch),
-        Err(Errno::NOENT | Errno::LOOP) => Ok(None),
+        Err(error) if is_unknown_mount(&error) => Err(error),
+        Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::NOENT | Errno::LOOP)) => Ok(None),
         Err(error) => {
             let extended = extended_of_name(directory, name, scratch)?;
-            let content = Content::NotRead(NotRead::Failed(error.raw_os_error()));
+            let content = Content::NotRead(NotRead::Failed(error.raw_os_error().unwrap_or_default()));
             Ok(Some(Found::Object { object: Object { content, extended, ..glanced }, grown: false }))
         }
     }
@@ -406,7 +374,7 @@ pub(crate) fn look_at_listed_file(
     scratch: &mut Scratch,
 ) -> io::Result<Found> {
     if plan.hash
-        && let Ok(file) = open_file(directory, name)
+        && let Ok(file) = open_file(directory, name, scratch)
     {
         let before = status_of(&file, scratch)?;
         let is_wanted = plan.largest_hashed.is_none_or(|largest| before.size <= largest);
@@ -421,19 +389,25 @@ pub(crate) fn look_at_listed_file(
     look_at_name(directory, name, plan, known, scratch)
 }
 
-fn open_file(directory: BorrowedFd<'_>, name: &OsStr) -> Result<OwnedFd, Errno> {
+fn open_file(directory: BorrowedFd<'_>, name: &OsStr, scratch: &Scratch) -> io::Result<OwnedFd> {
     // Not blocking: between the glance and the opening a FIFO may have taken the file's place, and opening one
     // would wait for a writer for ever.
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::CLOEXEC;
-    match rustix::fs::openat(directory, name, flags | OFlags::NOATIME, Mode::empty()) {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+    match scratch.avoided.open_file(directory, name, flags | OFlags::NOATIME) {
         // Only the owner may read without leaving a trace in the access time.
-        Err(Errno::PERM) => rustix::fs::openat(directory, name, flags, Mode::empty()),
+        Err(error) if error.raw_os_error() == Some(Errno::PERM.raw_os_error()) => {
+            scratch.avoided.open_file(directory, name, flags)
+        }
         result => result,
     }
 }
 
+fn status(file: &OwnedFd) -> io::Result<Statx> {
+    Ok(rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)?)
+}
+
 pub(crate) fn status_of(file: &OwnedFd, scratch: &Scratch) -> io::Result<Object> {
-    Ok(object(&stat(file.as_fd(), OsStr::new(""), AtFlags::EMPTY_PATH)?, scratch.none.clone()))
+    Ok(object(&status(file)?, scratch.none.clone()))
 }
 
 fn object(status: &Statx, none: ExtendedAttributes) -> Object {
@@ -476,24 +450,26 @@ fn time(time: rustix::fs::StatxTimestamp) -> Timestamp {
     Timestamp { seconds: time.tv_sec, nanoseconds: time.tv_nsec }
 }
 
-/// A way to a name in an open directory for calls that take only paths.
-fn path_of(directory: BorrowedFd<'_>, name: &OsStr) -> PathBuf {
-    let mut path = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()));
-    path.push(name);
-    path
-}
-
 fn extended_of_name(
     directory: BorrowedFd<'_>,
     name: &OsStr,
     scratch: &mut Scratch,
 ) -> io::Result<ExtendedAttributes> {
-    let path = path_of(directory, name);
+    match scratch.avoided.refer(directory, name) {
+        Ok(object) => extended_of_reference(&object, scratch),
+        Err(error) if is_missing(&error) => Ok(scratch.none.clone()),
+        Err(error) => Err(error),
+    }
+}
+
+fn extended_of_reference(object: &OwnedFd, scratch: &mut Scratch) -> io::Result<ExtendedAttributes> {
+    // Those of a link as well: what the descriptor refers to is not followed any further.
+    let path = path_of(object);
     extended(
         scratch,
-        |buffer| rustix::fs::llistxattr(&path, buffer),
-        |attribute, buffer| rustix::fs::lgetxattr(&path, attribute, buffer),
-        || stat(directory, name, AtFlags::empty()),
+        |buffer| rustix::fs::listxattr(&path, buffer),
+        |attribute, buffer| rustix::fs::getxattr(&path, attribute, buffer),
+        || status(object),
     )
 }
 
@@ -502,7 +478,7 @@ pub(crate) fn extended_of_file(file: &OwnedFd, scratch: &mut Scratch) -> io::Res
         scratch,
         |buffer| rustix::fs::flistxattr(file, buffer),
         |attribute, buffer| rustix::fs::fgetxattr(file, attribute, buffer),
-        || stat(file.as_fd(), OsStr::new(""), AtFlags::EMPTY_PATH),
+        || status(file),
     )
 }
 

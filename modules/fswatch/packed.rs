@@ -5,8 +5,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::OFlags;
 use sha2::{Digest, Sha256};
+
+use crate::avoided::Avoided;
 
 /// Most bytes that are unpacked, and read for it: a slice's work. Larger logs are told.
 const MAX_BYTES: u64 = 16 << 20;
@@ -23,9 +25,12 @@ pub(crate) fn log_of(packed: &Path) -> Option<PathBuf> {
 ///
 /// # Errors
 /// When it cannot be read or is damaged.
-pub(crate) fn unpacked_digest(path: &Path, packed: [u8; 32]) -> io::Result<Option<[u8; 32]>> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = std::fs::File::from(rustix::fs::openat(CWD, path, flags, Mode::empty())?);
+pub(crate) fn unpacked_digest(
+    path: &Path,
+    packed: [u8; 32],
+    avoided: &Avoided,
+) -> io::Result<Option<[u8; 32]>> {
+    let file = std::fs::File::from(avoided.open(path, OFlags::RDONLY | OFlags::NONBLOCK)?);
     let mut file = Digesting { file: file.take(MAX_BYTES), digest: Sha256::new() };
     let mut unpacked = MultiGzDecoder::new(&mut file).take(MAX_BYTES + 1);
     let mut digest = Sha256::new();
@@ -80,11 +85,11 @@ mod tests {
         let digest = |content: &[u8]| -> [u8; 32] { Sha256::digest(content).into() };
         let unpacked = |content: &[u8]| {
             std::fs::write(&path, content).unwrap();
-            unpacked_digest(&path, digest(content))
+            unpacked_digest(&path, digest(content), &Avoided::default())
         };
 
         assert_eq!(unpacked(&packed(b"one\n")).unwrap(), Some(digest(b"one\n")));
-        assert_eq!(unpacked_digest(&path, digest(&packed(b"two\n"))).unwrap(), None, "another file");
+        assert_eq!(unpacked_digest(&path, digest(&packed(b"two\n")), &Avoided::default()).unwrap(), None);
         assert_eq!(
             unpacked(&[packed(b"one\n"), packed(b"two\n")].concat()).unwrap(),
             Some(digest(b"one\ntwo\n"))

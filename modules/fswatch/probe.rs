@@ -6,17 +6,20 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 
+use crate::avoided::Avoided;
 use crate::events::Mailbox;
+use crate::look::open_directory;
 use crate::state_files::create_anew;
 use crate::workers::Report;
 
 /// Makes a file without a name in a directory, opened for writing, and closes it. Nothing of the directory changes, and
 /// nothing stays. Gives the file's inode: the kernel tells of it as `#INODE`.
-fn make(directory: &Path) -> io::Result<u64> {
+fn make(directory: &Path, avoided: &Avoided) -> io::Result<u64> {
+    let directory = open_directory(directory, avoided)?;
     let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(CWD, directory, flags, Mode::RUSR | Mode::WUSR)?;
+    let file = rustix::fs::openat(&directory, ".", flags, Mode::RUSR | Mode::WUSR)?;
     Ok(rustix::fs::fstat(&file)?.st_ino)
 }
 
@@ -66,13 +69,13 @@ impl Prober {
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub(crate) fn start(mailbox: Mailbox) -> io::Result<Self> {
+    pub(crate) fn start(mailbox: Mailbox, avoided: Avoided) -> io::Result<Self> {
         let (orders, received) = mpsc::channel();
         std::thread::Builder::new().name("prober".to_owned()).stack_size(64 * 1024).spawn(move || {
             for errand in received {
                 mailbox.report(match errand {
                     Errand::Probe(at) => {
-                        let made = make(&at).map_err(|error| error.to_string());
+                        let made = make(&at, &avoided).map_err(|error| error.to_string());
                         Report::Probed { at, made }
                     }
                     Errand::Replace { file, text, baseline } => {
@@ -106,11 +109,11 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let before = std::fs::metadata(temp.path()).unwrap().modified().unwrap();
 
-        assert!(make(temp.path()).unwrap() > 0);
+        assert!(make(temp.path(), &Avoided::default()).unwrap() > 0);
 
         assert_eq!(std::fs::metadata(temp.path()).unwrap().modified().unwrap(), before);
         assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 0);
-        assert!(make(&temp.path().join("none")).is_err());
+        assert!(make(&temp.path().join("none"), &Avoided::default()).is_err());
     }
 
     #[test]

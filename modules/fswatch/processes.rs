@@ -7,13 +7,14 @@
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, CWD, OFlags, StatxFlags};
 
+use crate::avoided::Avoided;
 use crate::execs::{Certainty, Execs, Position, Ran};
 use crate::names::Names;
 use crate::process::{Identity, Known, Managed, Process, Proof, Unknown};
@@ -114,6 +115,8 @@ struct Top {
 /// The processes that were seen.
 #[derive(Debug)]
 pub struct Processes {
+    /// Where nobody looks.
+    avoided: Avoided,
     known: Recent<i32, Remembered>,
     started: Recent<i32, Started>,
     ancestors: HashMap<i32, Ancestor>,
@@ -131,6 +134,7 @@ pub struct Processes {
 impl Default for Processes {
     fn default() -> Self {
         Self {
+            avoided: Avoided::default(),
             known: Recent::new(MAX_KNOWN_BYTES),
             started: Recent::new(MAX_STARTED_BYTES),
             ancestors: HashMap::new(),
@@ -301,11 +305,10 @@ pub fn container_of(cgroup: &[u8]) -> Option<String> {
 }
 
 /// Whether a file is a script: what a kernel told that it was opened to be run, and that names its interpreter.
-fn is_script(path: &Path) -> bool {
-    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
+fn is_script(path: &Path, avoided: &Avoided) -> bool {
     let mut begin = [0; 2];
-    let file = fs::OpenOptions::new().read(true).custom_flags(flags).open(path);
-    file.and_then(|mut file| file.read_exact(&mut begin)).is_ok_and(|()| begin == *b"#!")
+    let file = avoided.open(&avoided.follow(path).real, OFlags::NONBLOCK | OFlags::NOCTTY);
+    file.and_then(|file| fs::File::from(file).read_exact(&mut begin)).is_ok_and(|()| begin == *b"#!")
 }
 
 /// Whether the process that started at this time, in clock ticks since the boot, still runs.
@@ -317,6 +320,12 @@ pub(crate) fn still_runs(pid: i32, started: u64) -> bool {
 }
 
 impl Processes {
+    /// Knows nothing yet.
+    #[must_use]
+    pub(crate) fn new(avoided: Avoided) -> Self {
+        Self { avoided, ..Self::default() }
+    }
+
     /// A process is starting a program.
     pub fn starts(&mut self, pid: i32, program: &Path) {
         // The loader comes after the program that it loads.
@@ -501,7 +510,7 @@ impl Processes {
             // What happened may have been before this program: nobody is excused by it unless it is certain.
             process.is_hosts_program = false;
         }
-        process.script = ran.asked.clone().filter(|script| is_script(script));
+        process.script = ran.asked.clone().filter(|script| is_script(script, &self.avoided));
         process.user_now = process.user.ok().filter(|now| *now != ran.user);
         process.user_now_name = process.user_now.and_then(|id| self.names.get(id));
         process.user = Ok(ran.user);
@@ -568,7 +577,7 @@ impl Processes {
             claimed_executable,
             identity,
             is_hosts_program: false,
-            script: before.filter(|script| is_script(script)),
+            script: before.filter(|script| is_script(script, &self.avoided)),
             command,
             user,
             user_now: None,

@@ -11,6 +11,9 @@ use std::time::{Duration, Instant, SystemTime};
 /// Time in which the engine must have gone round once: longer than any step of it takes on a busy host.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
 
+/// Since when the engine does not go round, and where it waits.
+pub(crate) type Stuck = (SystemTime, String);
+
 /// The engine's signs of life.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Pulse(Arc<Shared>);
@@ -30,7 +33,7 @@ struct State {
     /// Its thread, as `/proc` shows it.
     thread: Option<PathBuf>,
     /// Since when it does not go round, and where it waits.
-    stuck: Option<(SystemTime, String)>,
+    stuck: Option<Stuck>,
     /// Nobody waits for signs any more.
     ended: bool,
 }
@@ -82,7 +85,7 @@ impl Pulse {
     }
 
     /// Since when the engine does not go round, and where it waits.
-    pub(crate) fn stuck(&self) -> Option<(SystemTime, String)> {
+    pub(crate) fn stuck(&self) -> Option<Stuck> {
         self.lock().stuck.clone()
     }
 
@@ -93,20 +96,23 @@ impl Pulse {
     pub(crate) fn watch(
         &self,
         patience: Duration,
-        report: impl Fn() + Send + 'static,
+        report: impl Fn(&Stuck) + Send + 'static,
     ) -> std::io::Result<Watch> {
         let pulse = self.clone();
         let thread = std::thread::Builder::new().name("pulse".to_owned()).stack_size(128 * 1024);
         thread.spawn(move || {
-            while pulse.miss_one(patience) {
-                report()
+            // The engine does not go on before this is reported: what it says then is the last word.
+            while let Some(state) = pulse.miss_one(patience) {
+                if let Some(stuck) = &state.stuck {
+                    report(stuck);
+                }
             }
         })?;
         Ok(Watch(self.clone()))
     }
 
-    /// Returns when a sign does not come in time; `false` when nobody waits any more.
-    fn miss_one(&self, patience: Duration) -> bool {
+    /// Returns when a sign does not come in time; nothing when nobody waits any more.
+    fn miss_one(&self, patience: Duration) -> Option<MutexGuard<'_, State>> {
         let mut state = self.lock();
         while !state.ended {
             // One that was missed is not missed again before it came.
@@ -120,7 +126,7 @@ impl Pulse {
             if left.is_zero() {
                 let since = state.beat.unwrap_or_else(SystemTime::now);
                 state.stuck = Some((since, waits_for(state.thread.as_ref())));
-                return true;
+                return Some(state);
             }
             let changed = &self.0.changed;
             state = if left == Duration::MAX {
@@ -129,7 +135,7 @@ impl Pulse {
                 changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
             };
         }
-        false
+        None
     }
 }
 
@@ -156,7 +162,7 @@ mod tests {
     fn a_sign_that_does_not_come_is_reported_once_and_the_next_one_says_since_when() {
         let pulse = Pulse::default();
         let (missed, reports) = mpsc::channel();
-        let watch = pulse.watch(Duration::from_millis(20), move || missed.send(()).unwrap()).unwrap();
+        let watch = pulse.watch(Duration::from_millis(20), move |_| missed.send(()).unwrap()).unwrap();
         pulse.begin();
         assert_eq!(pulse.beat(), None);
 
@@ -170,5 +176,27 @@ mod tests {
         drop(watch);
 
         assert!(reports.recv_timeout(Duration::from_secs(30)).is_err(), "the thread ends, and said it once");
+    }
+
+    #[test]
+    fn whoever_gives_a_sign_goes_on_when_its_absence_was_reported() {
+        let pulse = Pulse::default();
+        let ((reports, reported), (go_on, may_go_on)) = (mpsc::channel(), mpsc::channel());
+        let report = move |_: &Stuck| {
+            reports.send("reported").unwrap();
+            may_go_on.recv().unwrap();
+            reports.send("done").unwrap();
+        };
+        let _watch = pulse.watch(Duration::from_millis(20), report).unwrap();
+        pulse.beat();
+        pulse.ask();
+        assert_eq!(reported.recv_timeout(Duration::from_secs(30)), Ok("reported"));
+
+        let engine = std::thread::spawn(move || pulse.beat());
+        assert!(reported.recv_timeout(Duration::from_millis(50)).is_err() && !engine.is_finished());
+        go_on.send(()).unwrap();
+
+        assert!(engine.join().unwrap().is_some());
+        assert_eq!(reported.try_recv(), Ok("done"));
     }
 }

@@ -9,11 +9,13 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Instant;
 
+use rustix::fs::OFlags;
 use serde_json::{Value, json};
 use vigie_packagedb::owners::{Manager, Packages};
 use vigie_tree::Root;
 
 use crate::accounts::Accounts;
+use crate::avoided::Avoided;
 use crate::events::Mailbox;
 use crate::look::is_missing;
 use crate::process::Managed;
@@ -61,12 +63,12 @@ impl PackageRecords {
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub(crate) fn start(mailbox: Mailbox) -> io::Result<Self> {
+    pub(crate) fn start(mailbox: Mailbox, avoided: Avoided) -> io::Result<Self> {
         let (orders, received) = mpsc::channel();
         std::thread::Builder::new()
             .name("packages".to_owned())
             .stack_size(256 * 1024)
-            .spawn(move || work(&received, &mailbox))?;
+            .spawn(move || work(&received, &mailbox, &avoided))?;
         Ok(Self { orders, loaded: false })
     }
 
@@ -118,7 +120,7 @@ fn now() -> Instant {
     Instant::now()
 }
 
-fn work(orders: &mpsc::Receiver<Order>, mailbox: &Mailbox) {
+fn work(orders: &mpsc::Receiver<Order>, mailbox: &Mailbox, avoided: &Avoided) {
     let mut packages = Packages::at(&Root::host());
     // A transaction is noticed when it has begun, and the database may have its end by then: what was installed before
     // is what was installed last.
@@ -160,7 +162,7 @@ fn work(orders: &mpsc::Receiver<Order>, mailbox: &Mailbox) {
             Order::Compare { round, questions } => {
                 let answers = questions
                     .into_iter()
-                    .map(|question| (question.alert, answer(&mut packages, &question)))
+                    .map(|question| (question.alert, answer(&mut packages, &question, avoided)))
                     .collect();
                 mailbox.report(Report::Recorded { round, answers });
             }
@@ -169,10 +171,10 @@ fn work(orders: &mpsc::Receiver<Order>, mailbox: &Mailbox) {
 }
 
 /// The package of a path as alerts tell it; null when there is none.
-fn answer(packages: &mut Packages, question: &Question) -> Value {
+fn answer(packages: &mut Packages, question: &Question, avoided: &Avoided) -> Value {
     let Some(recorded) = packages.find(&question.path, now()) else { return Value::Null };
-    let compared =
-        question.is_file.then(|| File::open(&question.path).and_then(|file| recorded.matches(file)));
+    let open = || avoided.open(&question.path, OFlags::RDONLY | OFlags::NONBLOCK).map(File::from);
+    let compared = question.is_file.then(|| open().and_then(|file| recorded.matches(file)));
     let as_recorded = match compared {
         Some(Ok(as_recorded)) => as_recorded,
         Some(Err(error)) if is_missing(&error) => None,

@@ -75,10 +75,9 @@ fn bytes_of(directory: &Path) -> usize {
 }
 
 impl Trust {
-    /// Other mounts are avoided from now on.
-    pub(crate) fn avoid(&mut self, avoided: Avoided) {
-        self.avoided = avoided;
-        self.forget_all();
+    /// Nothing is known yet.
+    pub(crate) fn new(avoided: Avoided) -> Self {
+        Self { avoided, ..Self::default() }
     }
 
     /// To whom work at a path is accounted.
@@ -92,7 +91,7 @@ impl Trust {
         }
         let standing = self.standing(parent);
         // In a directory of root that others can write it depends on the object.
-        match rustix::fs::lstat(path) {
+        match self.avoided.status(path) {
             Ok(status) if status.st_uid != 0 => Lane::Of(status.st_uid),
             Ok(status) if standing.shared && status.st_mode & WRITABLE == 0 => Lane::Trusted,
             Ok(status) if standing.shared && FileType::from_raw_mode(status.st_mode) == FileType::Symlink => {
@@ -125,7 +124,7 @@ impl Trust {
                 break;
             }
             // What is not there has nobody's rights: whoever makes it needs those of the directory above.
-            let Ok(status) = rustix::fs::lstat(way) else { continue };
+            let Ok(status) = self.avoided.status(way) else { continue };
             unknown.push((way, status));
             if status.st_uid != 0 {
                 break;

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use crate::avoided::Avoided;
 use crate::events::Mailbox;
 use crate::look::{Found, Plan, Scratch, look_at};
 use crate::object::{Content, Object};
@@ -79,12 +80,12 @@ impl Verifier {
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub(crate) fn start(mailbox: Mailbox) -> io::Result<Self> {
+    pub(crate) fn start(mailbox: Mailbox, avoided: Avoided) -> io::Result<Self> {
         let (parts, received) = mpsc::channel();
         std::thread::Builder::new()
             .name("verifier".to_owned())
             .stack_size(256 * 1024)
-            .spawn(move || work(&received, &mailbox))?;
+            .spawn(move || work(&received, &mailbox, &avoided))?;
         Ok(Self { parts })
     }
 
@@ -100,12 +101,12 @@ fn now() -> Instant {
     Instant::now()
 }
 
-fn work(parts: &mpsc::Receiver<Part>, mailbox: &Mailbox) {
+fn work(parts: &mpsc::Receiver<Part>, mailbox: &Mailbox, avoided: &Avoided) {
     // Where the scheduler of the disk knows no priorities the budget alone holds.
     vigie_fanotify::set_idle_io_priority().ok();
     for Part { files, budget } in parts {
         // Its memory is needed for some seconds of a minute only.
-        let mut scratch = Scratch::within(budget, now());
+        let mut scratch = Scratch::within(budget, now(), avoided.clone());
         let mut differing = Vec::new();
         let count = files.len();
         for (path, known) in files {
@@ -171,7 +172,7 @@ mod tests {
         std::fs::remove_file(&files[2].0).unwrap();
         let expected = [files[1].0.clone(), files[2].0.clone()];
         let mailbox = Mailbox::default();
-        let verifier = Verifier::start(mailbox.clone()).unwrap();
+        let verifier = Verifier::start(mailbox.clone(), Avoided::default()).unwrap();
 
         verifier.read(files, Budget { cpu_percent: 100, bytes_per_second: 1 << 40 });
         let reports = mailbox.wait(None, true).reports;

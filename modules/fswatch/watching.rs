@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::event::PollFlags;
-use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+use rustix::fs::{AtFlags, OFlags, StatxFlags, statx};
+use rustix::io::Errno;
 use vigie_host::mounts::{Mount, Mounts};
 
 use crate::avoided::Avoided;
@@ -18,6 +19,9 @@ use crate::fanotify::{FilesystemWatcher, self_test};
 use crate::inotify::Watcher;
 use crate::rules::Coverage;
 use crate::trust::Lane;
+
+/// Longest path that the kernel takes, in bytes: PATH_MAX without the NUL at its end.
+pub(crate) const LONGEST_PATH: usize = 4_095;
 
 /// How a file system is watched.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,11 +44,12 @@ impl Choice {
 
 /// The number of the mount at a path that no other mount ever had or will have: `STATX_MNT_ID_UNIQUE`, see statx(2). None
 /// on a kernel before 6.8.
-fn unique_number(point: &Path) -> Option<u64> {
+fn unique_number(point: &Path, avoided: &Avoided) -> Option<u64> {
     const MNT_ID_UNIQUE: StatxFlags = StatxFlags::from_bits_retain(0x4000);
+    let point = avoided.open(point, OFlags::PATH).ok()?;
     // A server that does not answer is not asked.
-    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
-    let status = statx(CWD, point, flags, MNT_ID_UNIQUE).ok()?;
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let status = statx(point, "", flags, MNT_ID_UNIQUE).ok()?;
     (status.stx_mask & MNT_ID_UNIQUE.bits() != 0).then_some(status.stx_mnt_id)
 }
 
@@ -88,11 +93,14 @@ impl Watching {
     /// # Errors
     /// When cannot create an inotify instance or a thread.
     pub fn start(mailbox: &Mailbox) -> io::Result<Self> {
+        // What is mounted from now on is told.
+        let watch = watch_mounts(mailbox.clone()).ok();
         let mounts = Mounts::read().unwrap_or_default();
+        let avoided = Avoided::among(&mounts);
         Ok(Self {
-            avoided: Avoided::among(&mounts),
-            _mounts: watch_mounts(mailbox.clone()).ok(),
-            directories: Watcher::start(mailbox.clone())?,
+            directories: Watcher::start(mailbox.clone(), avoided.clone())?,
+            avoided,
+            _mounts: watch,
             filesystems: None,
             why_not: Some("it was not requested yet".to_owned()),
             mounts: Arc::new(mounts),
@@ -116,7 +124,7 @@ impl Watching {
             return;
         }
         let tested = own.map_or(Ok(()), self_test);
-        let started = tested.and_then(|()| FilesystemWatcher::start(mailbox));
+        let started = tested.and_then(|()| FilesystemWatcher::start(mailbox, &self.avoided));
         match started {
             Ok(filesystems) => {
                 self.filesystems = Some(filesystems);
@@ -164,7 +172,7 @@ impl Watching {
         if self.avoided.has(path) {
             return None;
         }
-        let there = path.ancestors().find_map(|way| rustix::fs::lstat(way).ok())?;
+        let there = path.ancestors().find_map(|way| self.avoided.status(way).ok())?;
         self.choices.get(&there.st_dev)
     }
 
@@ -182,10 +190,11 @@ impl Watching {
 
     /// The device of a path that may be looked at.
     fn device_of(&self, path: &Path) -> io::Result<u64> {
-        if let Some(why) = self.avoided.why(path) {
-            return Err(io::Error::other(why));
+        // The kernel can name nothing in it.
+        if path.as_os_str().len() > LONGEST_PATH {
+            return Err(Errno::NAMETOOLONG.into());
         }
-        Ok(rustix::fs::lstat(path)?.st_dev)
+        Ok(self.avoided.status(path)?.st_dev)
     }
 
     /// Something was mounted or unmounted: where.
@@ -194,7 +203,7 @@ impl Watching {
         let mut points = self.mounts.differences(&mounts);
         let mounts = Arc::new(mounts);
         self.mounts = Arc::clone(&mounts);
-        self.avoided = Avoided::among(&mounts);
+        self.avoided.update(&mounts);
         self.find_exchanged(&mut points);
         // A device number is given again: whatever is not mounted any more is decided anew.
         self.choices.retain(|device, _| mounts.iter().any(|mount| mount.device == *device));
@@ -210,7 +219,7 @@ impl Watching {
         let before = std::mem::take(&mut self.unique);
         let mounts = Arc::clone(&self.mounts);
         for mount in mounts.iter().filter(|mount| self.choices.contains_key(&mount.device)) {
-            if let Some(number) = unique_number(&mount.point) {
+            if let Some(number) = unique_number(&mount.point, &self.avoided) {
                 self.unique.insert(mount.point.clone(), number);
             }
         }
@@ -266,7 +275,7 @@ impl Watching {
         let choice = Choice { at: path.to_owned(), fanotify: marked.is_ok(), why: marked.err() };
         let mounts = Arc::clone(&self.mounts);
         for mount in mounts.iter().filter(|mount| mount.device == device) {
-            if let Some(number) = unique_number(&mount.point) {
+            if let Some(number) = unique_number(&mount.point, &self.avoided) {
                 self.unique.insert(mount.point.clone(), number);
             }
         }

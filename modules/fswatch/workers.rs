@@ -292,13 +292,13 @@ impl Workers {
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub(crate) fn start(mailbox: &Mailbox) -> io::Result<Self> {
+    pub(crate) fn start(mailbox: &Mailbox, avoided: &Avoided) -> io::Result<Self> {
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).clamp(1, 8);
         let workers = Self { queue: Arc::default(), threads };
         let start = |name: String, serves: Serves| {
-            let (queue, mailbox) = (Arc::clone(&workers.queue), mailbox.clone());
+            let (queue, mailbox, avoided) = (Arc::clone(&workers.queue), mailbox.clone(), avoided.clone());
             let thread = std::thread::Builder::new().name(name).stack_size(256 * 1024);
-            thread.spawn(move || work(&queue, serves, &mailbox)).map(drop)
+            thread.spawn(move || work(&queue, serves, &mailbox, &avoided)).map(drop)
         };
         start("worker trusted".to_owned(), Serves::Trusted)?;
         for number in 0..threads {
@@ -327,8 +327,8 @@ impl Drop for Workers {
     }
 }
 
-fn work(queue: &Queue, serves: Serves, mailbox: &Mailbox) {
-    let mut scratch = Scratch::default();
+fn work(queue: &Queue, serves: Serves, mailbox: &Mailbox, avoided: &Avoided) {
+    let mut scratch = Scratch::beside(avoided.clone());
     while let Some(job) = queue.next(serves) {
         scratch.slice = Some(SLICE_BYTES);
         match job {
@@ -400,7 +400,8 @@ fn work(queue: &Queue, serves: Serves, mailbox: &Mailbox) {
                             && let Some(packed) = digest_of(&found)
                         {
                             // Of what is damaged nothing is known: it is told like any other file.
-                            item.unpacked = unpacked_digest(&item.path, packed).ok().flatten();
+                            item.unpacked =
+                                unpacked_digest(&item.path, packed, &scratch.avoided).ok().flatten();
                         }
                         (item, found)
                     })

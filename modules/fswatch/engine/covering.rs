@@ -6,20 +6,19 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::scan::Purpose;
-use super::ways::{follow, follow_where, is_roots};
+use super::ways::is_roots;
 use super::{Engine, Sink};
+use crate::avoided::is_unknown_mount;
 use crate::change::shown;
 use crate::config::Backend;
-use crate::look::{is_missing, open_parent};
+use crate::look::is_missing;
 use crate::rules::{Coverage, Interest, Rules};
 use crate::trust::{Lane, NOBODY};
+use crate::watching::LONGEST_PATH;
 use crate::workers::Depth;
 
 /// Missing paths that the log names one by one; the status names them all.
 const MAX_WAITING_LINES: usize = 5;
-
-/// Longest path that the kernel takes, in bytes: PATH_MAX without the NUL at its end.
-const LONGEST_PATH: usize = 4_095;
 
 impl<S: Sink> Engine<S> {
     /// Takes other rules. What is new is learned in silence, what is no longer covered forgotten.
@@ -29,7 +28,7 @@ impl<S: Sink> Engine<S> {
         self.due.set_settle(settings.settle);
         self.storms.set_limit(settings.storm_changes);
         self.ledger.set_history_bytes(settings.history_bytes);
-        self.trust.avoid(self.watching.avoided().clone());
+        self.trust.forget_all();
         self.watching.choose(settings.backend, self.own.as_deref(), &self.mailbox);
         self.watching.ask_execs(settings.exec_commands);
         if settings.backend == Backend::Fanotify
@@ -57,8 +56,8 @@ impl<S: Sink> Engine<S> {
     pub(super) fn cover(&mut self, rules: &Rules) {
         let avoided = self.watching.avoided();
         let trust = RefCell::new(&mut self.trust);
-        let coverage = Coverage::trusting(rules, &|path| Some(follow(path, avoided).real), &|path| {
-            Some(follow_where(path, avoided, |link| is_roots(link, &mut trust.borrow_mut())).real)
+        let coverage = Coverage::trusting(rules, &|path| Some(avoided.follow(path).real), &|path| {
+            Some(avoided.follow_where(path, |link| is_roots(link, &mut trust.borrow_mut())).real)
         });
         let left_out = self.own.iter().chain(&self.left_out);
         let mut coverage = left_out.fold(coverage, |coverage, path| coverage.without(path));
@@ -103,18 +102,18 @@ impl<S: Sink> Engine<S> {
 
     /// Whether something is at a path; nothing that may be looked at counts as something that is there.
     pub(super) fn is_there(&self, path: &Path) -> bool {
-        self.watching.avoided().has(path) || path.symlink_metadata().is_ok()
+        !self.watching.avoided().status(path).is_err_and(|error| is_missing(&error))
     }
 
     /// Other file systems are mounted: says in which nothing is looked at.
     pub(super) fn note_avoided(&mut self) {
         let avoided = self.watching.avoided().clone();
-        self.trust.avoid(avoided.clone());
+        self.trust.forget_all();
         for point in avoided.points() {
-            if (self.coverage.descends(point) || self.coverage.options(point).is_some())
-                && let Some(why) = avoided.why(point)
+            if (self.coverage.descends(&point) || self.coverage.options(&point).is_some())
+                && let Some(why) = avoided.why(&point)
             {
-                self.note_unwatched(point, why);
+                self.note_unwatched(&point, why);
             }
         }
     }
@@ -128,7 +127,7 @@ impl<S: Sink> Engine<S> {
                 true
             }
             // It went away, or something else took its place: the directory above it tells.
-            Err(error) if is_missing(&error) => false,
+            Err(error) if is_missing(&error) || is_unknown_mount(&error) => false,
             Err(error) => {
                 let why = match error.raw_os_error() {
                     Some(errno) if errno == nix::errno::Errno::ENOSPC as i32 => {
@@ -162,10 +161,8 @@ impl<S: Sink> Engine<S> {
     /// Clears complaints about directories that are no longer there.
     pub(super) fn forget_gone(&mut self) {
         let avoided = self.watching.avoided();
-        self.status.unwatched.retain(|directory| {
-            avoided.has(directory)
-                || directory.is_symlink()
-                || !open_parent(directory).is_err_and(|error| is_missing(&error))
-        });
+        self.status
+            .unwatched
+            .retain(|directory| !avoided.status(directory).is_err_and(|error| is_missing(&error)));
     }
 }

@@ -84,7 +84,7 @@ impl<S: Sink> Engine<S> {
         let many = |all: &Reasons, what: &str| (!all.is_empty()).then(|| format!("{} {what}", all.counted()));
         let unwatched = many(
             &self.status.unwatched,
-            "directories are not watched; changes there are found by scans only",
+            "paths are not watched; scans find changes there, but not behind links and mounts that are not entered",
         );
         let first_avoided = self.status.unwatched.iter().find(|(path, _)| self.watching.avoided().has(path));
         let unwatched = match (unwatched, first_avoided) {

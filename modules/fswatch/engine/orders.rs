@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 use vigie_sdk::AlertId;
 use vigie_sdk::protocol::Asker;
 
-use super::ways::follow;
 use super::{Engine, Sink, text_of_time};
 use crate::change::{Alert, Event, description, notice, shown};
 use crate::ledger::Entry;
@@ -78,13 +77,13 @@ impl<S: Sink> Engine<S> {
         match order {
             Order::Watch { rules, left_out } => {
                 self.left_out =
-                    left_out.iter().map(|path| follow(path, self.watching.avoided()).real).collect();
+                    left_out.iter().map(|path| self.watching.avoided().follow(path).real).collect();
                 self.compare_with_journal(&left_out);
                 self.watch(&rules);
             }
             Order::Rescan { paths, prove, done } => self.rescan(paths, prove, done),
             Order::Explain(path, answer) => {
-                let real = follow(&path, self.watching.avoided()).real;
+                let real = self.watching.avoided().follow(&path).real;
                 let is_elsewhere = real != path && self.coverage.options(&real).is_some();
                 let asked = shown(&path);
                 let path = if is_elsewhere { real } else { path };

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
+use rustix::fs::{FileType, Stat};
 use serde_json::{Value, json};
 
 use super::{Engine, Sink, now, text_of_time};
@@ -118,13 +119,13 @@ impl<S: Sink> Engine<S> {
         if is_watched(at) {
             return Some(at.to_owned());
         }
-        let device = rustix::fs::lstat(at).ok()?.st_dev;
+        let avoided = self.watching.avoided();
+        let device = avoided.status(at).ok()?.st_dev;
         let roots = self.coverage.roots().iter().map(|root| &root.path);
         let is_there = |path: &&PathBuf| {
-            let is = !self.watching.avoided().has(path)
-                && rustix::fs::lstat(path.as_path())
-                    .is_ok_and(|there| there.st_dev == device && there.st_mode & 0o170_000 == 0o040_000);
-            is && is_watched(path)
+            let is_directory = |there: Stat| FileType::from_raw_mode(there.st_mode) == FileType::Directory;
+            let is_on_it = |there: Stat| there.st_dev == device && is_directory(there);
+            avoided.status(path).is_ok_and(is_on_it) && is_watched(path)
         };
         roots.filter(is_there).map(|path| path.to_owned()).next()
     }

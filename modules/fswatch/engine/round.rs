@@ -10,9 +10,11 @@ use std::time::{Instant, SystemTime};
 
 use serde_json::Value;
 
+use super::mounts::MOUNTS_PAUSE;
 use super::moving::Move;
 use super::renames::{Renamed, renames};
 use super::{Engine, SLICE, Sink, canary, now, text_of_time, window_json};
+use crate::avoided::is_unknown_mount;
 use crate::change::{Alert, Event, alert, compare, digest_known, touched};
 use crate::events::{Happened, Window};
 use crate::ledger::Entry;
@@ -354,6 +356,10 @@ impl<S: Sink> Engine<S> {
                 self.status.unreadable.remove(&path);
                 self.contents.forget(&path);
                 return Some(Seen::gone(path, happened, known));
+            }
+            Err(error) if is_unknown_mount(&error) => {
+                self.postpone(&path, happened, now() + MOUNTS_PAUSE);
+                return None;
             }
             Err(error) => {
                 // It cannot even be looked at: nothing is known of a change, and the status says so.

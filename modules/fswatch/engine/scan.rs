@@ -10,7 +10,6 @@ use std::time::{Duration, Instant, SystemTime};
 use serde_json::{Value, json};
 
 use super::slices::KnownTree;
-use super::ways::follow;
 use super::{Engine, Sink, now};
 use crate::change::shown;
 use crate::events::{Happened, Window};
@@ -273,6 +272,11 @@ impl<S: Sink> Engine<S> {
         self.feed_scan(number);
     }
 
+    /// Whether a directory that came there is being compared.
+    pub(super) fn is_compared(&self, root: &Path) -> bool {
+        self.scans.values().any(|scan| scan.stack.iter().any(|(directory, _)| directory == root))
+    }
+
     /// To whom work at the names in a directory is accounted.
     pub(super) fn lane_of_names(&mut self, directory: &Path) -> Lane {
         self.trust.lane_of_names(directory).unwrap_or(Lane::Of(NOBODY))
@@ -311,9 +315,8 @@ impl<S: Sink> Engine<S> {
         }
         // Who asks for a path means what it leads to.
         let is_known = |path: &PathBuf| self.coverage.options(path).is_some();
-        let lead = |path: PathBuf| {
-            Some(follow(&path, self.watching.avoided()).real).filter(is_known).unwrap_or(path)
-        };
+        let lead =
+            |path: PathBuf| Some(self.watching.avoided().follow(&path).real).filter(is_known).unwrap_or(path);
         let paths: Vec<PathBuf> = paths.into_iter().map(lead).collect();
         let is_watched =
             |path: &PathBuf| self.coverage.options(path).is_some() || self.coverage.descends(path);
@@ -482,10 +485,9 @@ impl<S: Sink> Engine<S> {
         } else if self.coverage.interest(directory) == Interest::OnTheWay {
             self.suspect_below(number, directory, &directories);
         }
-        let own_device = directories
-            .iter()
-            .any(|(_, device)| *device != directories[0].1)
-            .then(|| rustix::fs::lstat(directory).map(|status| status.st_dev).unwrap_or_default());
+        let own_device = directories.iter().any(|(_, device)| *device != directories[0].1).then(|| {
+            self.watching.avoided().status(directory).map(|status| status.st_dev).unwrap_or_default()
+        });
         for (name, device) in directories {
             let path = directory.join(name);
             if own_device.is_some_and(|own| own != device) && self.is_left_out(&path) {
@@ -639,11 +641,11 @@ impl<S: Sink> Engine<S> {
             let quick_scan = self.coverage.rules().settings().quick_scan;
             self.next_scan = quick_scan.map(|pause| now() + pause);
             self.forget_watches();
+            self.forget_gone();
         }
         if scan.purpose == Purpose::Learn {
             self.note_learned();
         }
-        self.forget_gone();
         if !self.status.waiting.is_empty() {
             self.note_waiting();
         }

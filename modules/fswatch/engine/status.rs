@@ -11,7 +11,7 @@ use vigie_sdk::{Condition, ConditionSeverity};
 use super::proof::Proof;
 use super::{Engine, Reasons, Sink, now, text_of_time};
 use crate::fanotify::LOADING;
-use crate::pulse::{Pulse, Watch};
+use crate::pulse::{Pulse, Stuck, Watch};
 use crate::watching::Choice;
 
 /// Paths that wait, from which on memory is given back afterwards.
@@ -107,9 +107,13 @@ impl SharedStatus {
     /// The status. Of an engine that does not go round it says that.
     #[must_use]
     pub fn get(&self) -> Arc<Status> {
+        self.as_of(self.pulse.stuck().as_ref())
+    }
+
+    fn as_of(&self, stuck: Option<&Stuck>) -> Arc<Status> {
         let mut status = self.lock().clone();
-        if let Some((since, why)) = self.pulse.stuck() {
-            let since = text_of_time(since);
+        if let Some((since, why)) = stuck {
+            let since = text_of_time(*since);
             let detail = format!("blind since {since}: the engine does not go on: {why}");
             let status = Arc::make_mut(&mut status);
             if status.canary.is_object() {
@@ -128,15 +132,17 @@ impl SharedStatus {
         self.pulse.ask();
     }
 
-    /// Calls `report` whenever a sign of life does not come in time: what [`SharedStatus::get`] gives then says so.
+    /// Calls `report` whenever a sign of life does not come in time: the status says so then.
     ///
     /// # Errors
     /// When the system gives no thread.
     pub fn watch_pulse(
         &self,
         patience: Duration,
-        report: impl Fn() + Send + 'static,
+        report: impl Fn(&Status) + Send + 'static,
     ) -> std::io::Result<PulseWatch> {
+        let status = self.clone();
+        let report = move |stuck: &Stuck| report(&status.as_of(Some(stuck)));
         Ok(PulseWatch { _watch: self.pulse.watch(patience, report)? })
     }
 }

@@ -5,7 +5,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
@@ -18,6 +18,7 @@ use vigie_host::mounts::{Mount, Mounts};
 
 use super::execs::Kernel;
 use super::{Near, READ_BYTES, near, open_mount};
+use crate::avoided::{Avoided, path_of};
 use crate::ending::{Ending, Rest};
 use crate::events::{Batch, Happened, Mailbox};
 use crate::execs::{Opened, Position};
@@ -141,9 +142,12 @@ pub(super) struct Reader {
     /// Who opened what to run it in events that were read and not looked at yet, in their order.
     ahead: VecDeque<i32>,
     trust: Trust,
+    /// Where nobody looks.
+    avoided: Avoided,
 }
 
 impl Reader {
+    #[expect(clippy::too_many_arguments, reason = "what both readers share, each for a reason of its own")]
     pub(super) fn new(
         group: Arc<Group>,
         mailbox: Mailbox,
@@ -152,6 +156,7 @@ impl Reader {
         processes: Arc<Mutex<Processes>>,
         kernel: Arc<Kernel>,
         others: Option<Near>,
+        avoided: Avoided,
     ) -> Self {
         Self {
             group,
@@ -173,7 +178,8 @@ impl Reader {
             read_at: 0,
             opened: Opened::default(),
             ahead: VecDeque::new(),
-            trust: Trust::default(),
+            trust: Trust::new(avoided.clone()),
+            avoided,
         }
     }
 
@@ -411,7 +417,7 @@ impl Reader {
             return vigie_fanotify::open_handle(open.as_fd(), &handle).ok();
         }
         let mounts = self.view.filesystems.get(&target.filesystem)?;
-        let open = mounts.iter().find_map(|mount| open_mount(&mount.point).ok())?;
+        let open = mounts.iter().find_map(|mount| open_mount(&mount.point, &self.avoided).ok())?;
         let (_, open) = self.open.insert((target.filesystem, open));
         vigie_fanotify::open_handle(open.as_fd(), &handle).ok()
     }
@@ -475,7 +481,8 @@ impl Reader {
 
     fn look_up(&mut self, handle: HandleRef<'_>) -> Option<Directory> {
         let mounts = self.view.filesystems.get(&handle.filesystem)?;
-        let (mount, path) = mounts.iter().find_map(|mount| Some((mount, path_through(mount, handle)?)))?;
+        let (mount, path) =
+            mounts.iter().find_map(|mount| Some((mount, path_through(mount, handle, &self.avoided)?)))?;
         let inside = match path.strip_prefix(&mount.point).ok()? {
             rest if rest.as_os_str().is_empty() => mount.root.clone(),
             rest => mount.root.join(rest),
@@ -508,15 +515,15 @@ impl Reader {
 
 /// The path of what a handle names, as a mount shows it. The mount is opened for this only: what is kept open cannot be
 /// unmounted.
-fn path_through(mount: &Mount, handle: HandleRef<'_>) -> Option<PathBuf> {
-    let open = open_mount(&mount.point).ok()?;
+fn path_through(mount: &Mount, handle: HandleRef<'_>, avoided: &Avoided) -> Option<PathBuf> {
+    let open = open_mount(&mount.point, avoided).ok()?;
     let found = vigie_fanotify::open_handle(open.as_fd(), &Handle::from(handle)).ok()?;
-    let path = fs::read_link(format!("/proc/self/fd/{}", found.as_raw_fd())).ok()?;
+    let path = fs::read_link(path_of(&found)).ok()?;
     if !path.starts_with(&mount.point) {
         return None;
     }
     // Of a part of a file system the kernel also names what is not in that part, and of the removed their old names.
-    let there = rustix::fs::lstat(&path).ok()?;
+    let there = avoided.status(&path).ok()?;
     let it = rustix::fs::fstat(&found).ok()?;
     ((there.st_dev, there.st_ino) == (it.st_dev, it.st_ino)).then_some(path)
 }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FileType, RawDir};
 
 use super::{Depth, Findings, ScanRules, plan};
+use crate::avoided::is_unknown_mount;
 use crate::look::{
     Found, Plan, Scratch, glance, is_missing, look_at_glanced, look_at_listed_file, looks_the_same,
     open_directory,
@@ -113,11 +114,12 @@ pub(super) fn list(
 ) -> io::Result<Option<OsString>> {
     let known_after =
         if known.len() < PORTION_NAMES { None } else { known.last().map(|(name, _)| name.clone()) };
-    let directory = match open_directory(path) {
+    let directory = match open_directory(path, &rules.avoided) {
         Ok(directory) => directory,
         Err(error) => {
             listing.findings.suspects.extend(known.into_iter().map(|(name, _)| name));
-            return if is_missing(&error) { Ok(known_after) } else { Err(error) };
+            // What nobody knows yet is looked at when it is known.
+            return if is_missing(&error) || is_unknown_mount(&error) { Ok(known_after) } else { Err(error) };
         }
     };
     listing.device = rustix::fs::fstat(&directory)?.st_dev;
@@ -195,6 +197,10 @@ fn compare_name(
             }
             return;
         }
+        Err(error) if is_unknown_mount(&error) => {
+            listing.findings.suspects.push(name);
+            return;
+        }
         Err(error) => {
             listing.findings.unreadable.push((name, error));
             return;
@@ -236,7 +242,7 @@ pub(super) fn read_part(
     findings: &mut Findings,
     scratch: &mut Scratch,
 ) -> io::Result<Option<Vec<ToRead>>> {
-    let directory = open_directory(path)?;
+    let directory = open_directory(path, &scratch.avoided)?;
     let device = rustix::fs::fstat(&directory)?.st_dev;
     let begun = scratch.bytes_read;
     let mut files = files.into_iter();

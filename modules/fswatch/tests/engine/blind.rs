@@ -86,7 +86,7 @@ fn an_engine_that_does_not_go_on_is_blind_for_all_who_ask_and_says_so_when_it_go
     let temp = tempfile::tempdir().unwrap();
     let running = Running::on(&[&recursive(temp.path())]);
     let (missed, reports) = std::sync::mpsc::channel();
-    let report = move || missed.send(()).unwrap();
+    let report = move |_: &vigie_fswatch::engine::Status| missed.send(()).unwrap();
     let _pulse = running.status.watch_pulse(Duration::from_millis(100), report).unwrap();
     let ask = || {
         running.status.ask_for_life();

@@ -25,6 +25,9 @@ on_every_backend! {
     a_link_of_a_user_takes_nothing_out_of_the_rules,
     a_link_of_a_user_brings_no_weaker_rule,
     a_fuse_mount_of_a_user_whose_program_does_not_answer_keeps_nobody_waiting,
+    a_fuse_mount_that_moves_with_its_directory_keeps_nobody_waiting,
+    what_happens_below_a_fuse_mount_that_hides_it_keeps_nobody_waiting,
+    of_a_link_that_a_user_turns_all_the_time_the_last_target_is_compared,
 }
 
 fn make(path: &Path, text: &str) {
@@ -277,7 +280,17 @@ fn a_link_of_a_user_brings_no_weaker_rule() {
     assert_eq!((told.rule, told.attributes[0].as_str()), (recursive(&at("etc")), "content"));
 }
 
-/// Nobody reads the requests, so each look at it would wait.
+/// Mounts a FUSE file system of a user of which nobody reads the requests, so that each look at it waits until the server
+/// that this gives is dropped.
+fn mount_silent(point: &Path) -> Option<fs::File> {
+    let Ok(server) = fs::File::options().read(true).write(true).open("/dev/fuse") else {
+        vigie_skipped::skipped("no /dev/fuse");
+        return None;
+    };
+    let options = format!("fd={},rootmode=40000,user_id=54321,group_id=0,allow_other", server.as_raw_fd());
+    mount_at("hang", Some("fuse.hang"), point, MsFlags::empty(), Some(&options)).then_some(server)
+}
+
 fn a_fuse_mount_of_a_user_whose_program_does_not_answer_keeps_nobody_waiting() {
     if !own_mounts() {
         return;
@@ -286,17 +299,11 @@ fn a_fuse_mount_of_a_user_whose_program_does_not_answer_keeps_nobody_waiting() {
     let (keys, file) = (temp.path().join("home/ann/.ssh/authorized_keys"), temp.path().join("etc/file"));
     make(&keys, "good");
     make(&file, "good");
-    let Ok(server) = fs::File::options().read(true).write(true).open("/dev/fuse") else {
-        return vigie_skipped::skipped("no /dev/fuse");
-    };
     let entries = [temp.path().join("home/*/.ssh/authorized_keys"), temp.path().join("etc")];
     let entries = entries.each_ref().map(|path| path.to_str().unwrap());
     let running = Running::on(&entries);
     let point = keys.parent().unwrap();
-    let options = format!("fd={},rootmode=40000,user_id=54321,group_id=0,allow_other", server.as_raw_fd());
-    if !mount_at("hang", Some("fuse.hang"), point, MsFlags::empty(), Some(&options)) {
-        return;
-    }
+    let Some(server) = mount_silent(point) else { return };
 
     let mounted = running.soon(|alert| alert.event == Event::Notice);
     fs::write(&file, "evil").unwrap();
@@ -317,4 +324,87 @@ fn a_fuse_mount_of_a_user_whose_program_does_not_answer_keeps_nobody_waiting() {
     assert!(status.conditions[0].detail.contains(point.to_str().unwrap()), "{:?}", status.conditions);
     assert!(rescanned["rescanned"] == true && status.unwatched.keys().any(|path| path == point));
     assert!(named, "the status names it from the start");
+}
+
+/// The kernel says nothing when the directory above a mount gets another name.
+fn a_fuse_mount_that_moves_with_its_directory_keeps_nobody_waiting() {
+    if !own_mounts() {
+        return;
+    }
+    let temp = tempfile::tempdir().unwrap();
+    let at = |name: &str| temp.path().join(name);
+    make(&at("ann/.ssh/authorized_keys"), "good");
+    make(&at("etc/file"), "good");
+    fs::create_dir_all(at("ann/a/m")).unwrap();
+    fs::create_dir_all(at("ann/c/m")).unwrap();
+    let entries = [at("*/.ssh"), at("etc")];
+    let running = Running::on(&[&recursive(&entries[0]), entries[1].to_str().unwrap()]);
+    let (Some(first), Some(second)) = (mount_silent(&at("ann/a/m")), mount_silent(&at("ann/c/m"))) else {
+        return;
+    };
+
+    fs::rename(at("ann/c"), at("ann/.ssh/c")).unwrap();
+    fs::rename(at("ann/a"), at("ann/b")).unwrap();
+    fs::rename(at("ann/.ssh"), at("ann/d")).unwrap();
+    symlink("b/m/x", at("ann/.ssh")).unwrap();
+    fs::write(at("etc/file"), "evil").unwrap();
+    running.soon(is_at(&at("etc/file")));
+    let rescanned = running.ask(|done| Order::Rescan { paths: Vec::new(), prove: true, done });
+    running.stop();
+    drop((first, second));
+    umount2(&at("ann/b/m"), MntFlags::MNT_DETACH).unwrap();
+    umount2(&at("ann/d/c/m"), MntFlags::MNT_DETACH).unwrap();
+
+    assert_eq!(rescanned["rescanned"], true);
+}
+
+fn what_happens_below_a_fuse_mount_that_hides_it_keeps_nobody_waiting() {
+    if !own_mounts() {
+        return;
+    }
+    let temp = tempfile::tempdir().unwrap();
+    let at = |name: &str| temp.path().join(name);
+    make(&at("ann/.ssh/sub/authorized_keys"), "good");
+    make(&at("etc/file"), "good");
+    let running = Running::on(&[&recursive(&at("*/.ssh")), at("etc").to_str().unwrap()]);
+    let hidden = fs::File::open(at("ann/.ssh/sub")).unwrap();
+    let Some(server) = mount_silent(&at("ann/.ssh")) else { return };
+
+    for number in 0..10 {
+        fs::write(format!("/proc/self/fd/{}/{number}", hidden.as_raw_fd()), "evil").unwrap();
+    }
+    fs::write(at("etc/file"), "evil").unwrap();
+    running.soon(is_at(&at("etc/file")));
+    running.stop();
+    drop((hidden, server));
+    umount2(&at("ann/.ssh"), MntFlags::MNT_DETACH).unwrap();
+}
+
+fn of_a_link_that_a_user_turns_all_the_time_the_last_target_is_compared() {
+    if !vigie_skipped::is_root() {
+        return;
+    }
+    let temp = tempfile::tempdir().unwrap();
+    let at = |name: &str| temp.path().join(name);
+    make(&at("ann/good/authorized_keys"), "good");
+    make(&at("ann/evil/authorized_keys"), "evil");
+    let turn = |target: &str| {
+        symlink(target, at("ann/new")).unwrap();
+        std::os::unix::fs::lchown(at("ann/new"), Some(54321), None).unwrap();
+        fs::rename(at("ann/new"), at("ann/.ssh")).unwrap();
+    };
+    turn("good");
+    for name in ["ann", "ann/good", "ann/evil"] {
+        std::os::unix::fs::chown(at(name), Some(54321), None).unwrap();
+    }
+    let running = Running::on(&[at("*/.ssh/authorized_keys").to_str().unwrap()]);
+
+    for _ in 0..100 {
+        turn("evil");
+        turn("good");
+    }
+    turn("evil");
+    let told = running.soon(is_at(&at("ann/evil/authorized_keys")));
+
+    assert_eq!(told.event, Event::Changed, "{told:?}");
 }
