@@ -166,7 +166,7 @@ pub struct Engine<S> {
     /// For hashes of paths that only this engine can make.
     path_keys: Keys,
     /// Notifications were lost while everything was being compared.
-    lost_again: Option<String>,
+    lost_again: bool,
     /// Numbers of rounds and scans.
     numbers: u64,
     /// Links that lead to a root, and where they led when they were last seen.
@@ -263,7 +263,7 @@ impl<S: Sink> Engine<S> {
             rotations: Rotations::default(),
             scans: BTreeMap::new(),
             path_keys: Keys::default(),
-            lost_again: None,
+            lost_again: false,
             numbers: 0,
             links: BTreeMap::new(),
             ways: Ways::default(),
@@ -548,7 +548,7 @@ impl<S: Sink> Engine<S> {
     fn note(&mut self, taken: Taken) {
         if let Some(why) = taken.overflowed {
             self.status.overflows += 1;
-            self.note_lost(why);
+            self.note_lost(&why);
         }
         let (mut sources, mut targets) = (HashMap::new(), HashMap::new());
         for (from, to) in &taken.moves {
@@ -632,16 +632,21 @@ impl<S: Sink> Engine<S> {
 
     /// Notifications were lost: everything is compared. When that is being done already it is done once more
     /// afterwards, however often the queue overflows meanwhile.
-    fn note_lost(&mut self, why: String) {
-        if self.scans.values().any(Scan::is_whole) {
-            self.lost_again = Some(why);
+    fn note_lost(&mut self, why: &str) {
+        let is_under_way = self.scans.values().any(Scan::is_whole);
+        if is_under_way && self.lost_again {
             return;
         }
+        let when = if is_under_way { " once the comparison under way is over" } else { "" };
         let window = Window { from: self.seen_until, to: SystemTime::now() };
-        let text =
-            format!("{why}: everything is compared with the baseline to find what changed in the meantime");
+        let text = format!(
+            "{why}: everything is compared with the baseline{when}, to find what changed in the meantime"
+        );
         self.tell_notice(Path::new("/"), text, Severity::Medium, Some(window));
-        self.scan_all(Purpose::Lost, Depth::Glance, None);
+        self.lost_again = is_under_way;
+        if !is_under_way {
+            self.scan_all(Purpose::Lost, Depth::Glance, None);
+        }
     }
 
     fn note_path(&mut self, path: &Path, interest: Interest, happened: Happened, now: Instant) {

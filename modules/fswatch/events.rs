@@ -434,7 +434,7 @@ enum Put {
     MountsChanged,
     LoopsChanged,
     Started(PathBuf),
-    Linked(FileId, bool, Happened),
+    Linked(FileId, u32, Happened),
     Ended(WatchDescriptor),
     Overflowed(String),
 }
@@ -459,7 +459,7 @@ impl Pending {
                     self.started_bytes += bytes;
                 }
             }
-            Put::Linked(file, is_roots, happened) => self.linked.add(file, is_roots, happened),
+            Put::Linked(file, owner, happened) => self.linked.add(file, owner, happened),
             Put::Ended(watch) => self.ended.push(watch),
             Put::Overflowed(why) => self.overflowed = Some(why),
         }
@@ -505,9 +505,9 @@ impl Batch<'_> {
         self.puts.push(Put::Started(path));
     }
 
-    /// A file, root's or a user's, got another name, and this happened to it under that name.
-    pub(crate) fn linked(&mut self, file: FileId, is_roots: bool, happened: Happened) {
-        self.puts.push(Put::Linked(file, is_roots, happened));
+    /// A file of this owner got another name, and this happened to it under that name.
+    pub(crate) fn linked(&mut self, file: FileId, owner: u32, happened: Happened) {
+        self.puts.push(Put::Linked(file, owner, happened));
     }
 
     /// An inotify watch is gone.

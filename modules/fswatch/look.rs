@@ -265,11 +265,17 @@ pub(crate) fn look_at_glanced(
         Err(error) if is_missing(&error) => return Ok(Found::Missing),
         Err(error) => return Err(error),
     };
-    let content = match glanced.kind {
-        Kind::File => Content::NotRead(NotRead::OpenForWriting),
+    // It does not rest: of what cannot be told together nothing is taken for gone.
+    let content = match (glanced.kind, known) {
+        (Kind::File, _) => Content::NotRead(NotRead::OpenForWriting),
+        (Kind::Link, Some(known)) if known.kind == Kind::Link => known.content.clone(),
         _ => glanced.content.clone(),
     };
-    Ok(Found::Object { object: Object { content, ..glanced }, grown: false })
+    let extended = match glanced.kind {
+        Kind::Directory => glanced.extended.clone(),
+        _ => extended_of_name(directory, name, scratch)?,
+    };
+    Ok(Found::Object { object: Object { content, extended, ..glanced }, grown: false })
 }
 
 fn link(

@@ -11,8 +11,9 @@ mod queue;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 pub(crate) use self::listing::PORTION_NAMES;
 pub use self::listing::ToRead;
@@ -280,11 +281,43 @@ impl Findings {
     }
 }
 
+/// What a thread does, and since when. Nothing takes long but what waits for a disk: much is done in slices.
+#[derive(Debug, Clone)]
+pub(crate) struct Doing {
+    /// To whom it is accounted.
+    pub(crate) lane: Lane,
+    /// The directory or the file.
+    pub(crate) path: PathBuf,
+    /// When it began.
+    pub(crate) since: Instant,
+}
+
+impl Doing {
+    #[expect(clippy::disallowed_methods, reason = "a disk takes real time")]
+    fn now(lane: Lane, path: &Path) -> Self {
+        Self { lane, path: path.to_owned(), since: Instant::now() }
+    }
+
+    /// Of a job that no round waits for.
+    fn of(job: &Job) -> Option<Self> {
+        match job {
+            Job::List { directory, charge, .. } => Some(Self::now(charge.lane, directory)),
+            Job::Part { directory, lane, .. } => Some(Self::now(*lane, directory)),
+            Job::Read { path, lane, .. } => Some(Self::now(*lane, path)),
+            Job::Look { .. } => None,
+        }
+    }
+}
+
+/// What each thread does.
+type Desks = Arc<Vec<Mutex<Option<Doing>>>>;
+
 /// The threads. They end with it.
 #[derive(Debug)]
 pub(crate) struct Workers {
     queue: Arc<Queue>,
     threads: usize,
+    desks: Desks,
 }
 
 impl Workers {
@@ -294,15 +327,17 @@ impl Workers {
     /// When the system gives no thread.
     pub(crate) fn start(mailbox: &Mailbox, avoided: &Avoided) -> io::Result<Self> {
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).clamp(1, 8);
-        let workers = Self { queue: Arc::default(), threads };
-        let start = |name: String, serves: Serves| {
+        let desks = Arc::new((0..=threads).map(|_| Mutex::default()).collect());
+        let workers = Self { queue: Arc::default(), threads, desks };
+        let start = |name: String, desk: usize, serves: Serves| {
             let (queue, mailbox, avoided) = (Arc::clone(&workers.queue), mailbox.clone(), avoided.clone());
+            let desks = Arc::clone(&workers.desks);
             let thread = std::thread::Builder::new().name(name).stack_size(256 * 1024);
-            thread.spawn(move || work(&queue, serves, &mailbox, &avoided)).map(drop)
+            thread.spawn(move || work(&queue, serves, &mailbox, &avoided, &desks[desk])).map(drop)
         };
-        start("worker trusted".to_owned(), Serves::Trusted)?;
+        start("worker trusted".to_owned(), threads, Serves::Trusted)?;
         for number in 0..threads {
-            start(format!("worker {number}"), Serves::All)?;
+            start(format!("worker {number}"), number, Serves::All)?;
         }
         Ok(workers)
     }
@@ -311,6 +346,11 @@ impl Workers {
     #[must_use]
     pub(crate) fn threads(&self) -> usize {
         self.threads
+    }
+
+    /// What the threads do now.
+    pub(crate) fn doing(&self) -> impl Iterator<Item = Doing> {
+        self.desks.iter().filter_map(|desk| desk.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
     /// Hands over jobs.
@@ -327,9 +367,13 @@ impl Drop for Workers {
     }
 }
 
-fn work(queue: &Queue, serves: Serves, mailbox: &Mailbox, avoided: &Avoided) {
+fn work(queue: &Queue, serves: Serves, mailbox: &Mailbox, avoided: &Avoided, desk: &Mutex<Option<Doing>>) {
     let mut scratch = Scratch::beside(avoided.clone());
-    while let Some(job) = queue.next(serves) {
+    let does = |doing| *desk.lock().unwrap_or_else(PoisonError::into_inner) = doing;
+    loop {
+        does(None);
+        let Some(job) = queue.next(serves) else { return };
+        does(Doing::of(&job));
         scratch.slice = Some(SLICE_BYTES);
         match job {
             Job::List { scan, directory, after, known, rules, charge } => {

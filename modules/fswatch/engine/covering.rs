@@ -40,7 +40,7 @@ impl<S: Sink> Engine<S> {
         self.cover(rules);
         if self.ledger.state().rules == self.coverage.digest() {
             // What is behind links that the first scan finds is still covered, so nothing is forgotten before it.
-            self.surplus.want_at_start();
+            self.surplus.want();
         } else {
             let coverage = &self.coverage;
             self.ledger.retain(|path| coverage.options(path).is_some());
@@ -63,8 +63,9 @@ impl<S: Sink> Engine<S> {
         let mut coverage = left_out.fold(coverage, |coverage, path| coverage.without(path));
         let has_canary = rules.settings().canary.is_some();
         coverage.set_canary(self.own.as_ref().filter(|_| has_canary).map(|own| own.join("canary")));
-        self.ways.find(&mut coverage, avoided, &mut self.trust);
+        let refused = self.ways.find(&mut coverage, avoided, &mut self.trust);
         self.coverage = Arc::new(coverage);
+        self.note_refused(&refused);
         for root in self.coverage.roots() {
             if let Some(target) = &root.link_to
                 && self.links.get(&root.path) != Some(target)
@@ -123,7 +124,9 @@ impl<S: Sink> Engine<S> {
         let lane = self.trust.lane_of_names(directory).unwrap_or(Lane::Of(NOBODY));
         match self.watching.add(directory, lane) {
             Ok(()) => {
-                self.status.unwatched.remove(directory);
+                if !self.is_refused(directory) {
+                    self.status.unwatched.remove(directory);
+                }
                 true
             }
             // It went away, or something else took its place: the directory above it tells.

@@ -97,7 +97,7 @@ impl<S: Sink> Engine<S> {
         let unreadable = many(&self.status.unreadable, "files cannot be read; their content is unknown");
         self.health.set("files-unreadable", ConditionSeverity::Warning, unreadable);
         self.health.set("state-unwritable", ConditionSeverity::Failed, self.status.trouble.clone());
-        let lost = self.scans.values().any(super::Scan::is_for_what_was_lost);
+        let lost = self.lost_again || self.scans.values().any(super::Scan::is_for_what_was_lost);
         let lost = lost.then(|| "notifications were lost; everything is being compared".to_owned());
         self.health.set("notifications-lost", ConditionSeverity::Warning, lost);
         let (severity, blind) = match self.blindness() {
@@ -128,7 +128,11 @@ impl<S: Sink> Engine<S> {
 
     /// Time until it is to be measured again: while something waits, and while something is wrong.
     pub(super) fn next_health(&self) -> Option<Duration> {
-        let is_idle = self.due.is_empty() && self.rounds.is_empty() && self.health.conditions.is_empty();
+        let is_idle = self.due.is_empty()
+            && self.rounds.is_empty()
+            && self.scans.is_empty()
+            && self.contents.being_read().next().is_none()
+            && self.health.conditions.is_empty();
         (!is_idle).then_some(Duration::from_secs(1))
     }
 
@@ -151,6 +155,12 @@ impl<S: Sink> Engine<S> {
             let late = now.duration_since(round.begun);
             (late, format!("a disk does not respond to a check in the lane {}", name(round.lane)))
         });
-        waiting.chain(looking).max_by_key(|(late, _)| *late)
+        // A listing that does not return ends no scan, and the next scan comes after that.
+        let doing = self.workers.doing().map(|doing| {
+            let path = shortened(&shown(&doing.path), SHOWN_PATH_BYTES);
+            let late = now.saturating_duration_since(doing.since);
+            (late, format!("a disk does not respond at {path} in the lane {}", name(doing.lane)))
+        });
+        waiting.chain(looking).chain(doing).max_by_key(|(late, _)| *late)
     }
 }

@@ -10,8 +10,15 @@ use crate::events::Happened;
 use crate::linked::LinkedFiles;
 use crate::object::{Kind, Object};
 
-/// Time between two searches.
+/// Time between two searches at least.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// Times as long as a search took there is none after it: whoever makes names all the time takes no more than that share
+/// of the engine.
+const SHARE: u32 = 10;
+
+/// Time after which everything is compared when there were more files than are kept.
+const LEFT_OUT: Duration = Duration::from_secs(60);
 
 /// Known objects that are gone through before the time is looked at, and files that are found before.
 const TOGETHER: (usize, usize) = (512, 16);
@@ -22,6 +29,8 @@ struct Search {
     wanted: LinkedFiles,
     /// The last path that was looked at.
     after: Option<PathBuf>,
+    /// Time that went into it.
+    took: Duration,
 }
 
 /// The searches. Each goes through everything that is known, in slices, for all files that came in a while.
@@ -29,10 +38,12 @@ struct Search {
 pub(super) struct Linked {
     /// Files that got another name somewhere.
     wanted: LinkedFiles,
+    /// There were more of them.
+    is_left_out: bool,
     /// Those that are looked for now, and how far.
     search: Option<Search>,
-    /// When the last search began.
-    begun: Option<Instant>,
+    /// When the last search ended, and how long there is none after it.
+    ended: Option<(Instant, Duration)>,
 }
 
 impl Linked {
@@ -45,25 +56,40 @@ impl Linked {
         if self.search.is_some() {
             return Some(Duration::ZERO);
         }
-        let pause = self.begun.map_or(Duration::ZERO, |last| PAUSE.saturating_sub(now.duration_since(last)));
+        let left = |(ended, pause): (Instant, Duration)| pause.saturating_sub(now.duration_since(ended));
+        let pause = self.ended.map_or(Duration::ZERO, left);
         (!self.wanted.is_empty()).then_some(pause)
     }
 }
 
 impl<S: Sink> Engine<S> {
+    /// There were more files than are kept: what was done to those is found by comparing everything soon. Not at once, because
+    /// users decide how many there are.
+    fn scan_for_left_out(&mut self) {
+        // What is compared now may have been there already.
+        if !self.linked.is_left_out || self.scans.values().any(super::Scan::is_whole) {
+            return;
+        }
+        self.linked.is_left_out = false;
+        self.sink.log("more files got another name than are kept; everything is compared within a minute");
+        let soon = now() + LEFT_OUT;
+        self.next_scan = Some(self.next_scan.map_or(soon, |next| next.min(soon)));
+    }
+
     /// Goes on with the search. A user decides how many names his files have, so nothing here is done for all of them in
     /// one step.
     pub(super) fn find_linked(&mut self) {
+        self.linked.is_left_out |= self.linked.wanted.take_left_out();
+        self.scan_for_left_out();
         let begun = now();
         if self.linked.next(begun) != Some(Duration::ZERO) {
             return;
         }
-        let search = self.linked.search.take();
-        if search.is_none() {
-            self.linked.begun = Some(begun);
-        }
-        let Search { wanted, mut after } =
-            search.unwrap_or_else(|| Search { wanted: std::mem::take(&mut self.linked.wanted), after: None });
+        let search = self.linked.search.take().unwrap_or_else(|| {
+            let wanted = std::mem::take(&mut self.linked.wanted);
+            Search { wanted, after: None, took: Duration::ZERO }
+        });
+        let Search { wanted, mut after, took } = search;
         loop {
             let is_wanted = |file| wanted.get(file).is_some();
             let (found, last) = self.ledger.state().baseline.files_of(is_wanted, after.as_deref(), TOGETHER);
@@ -71,12 +97,14 @@ impl<S: Sink> Engine<S> {
                 self.follow_names(&path);
                 self.touch_or_note(&path, wanted.get(file).cloned().unwrap_or_default());
             }
+            let took = took + now().duration_since(begun);
             if last.is_none() {
+                self.linked.ended = Some((now(), PAUSE.max(took * SHARE)));
                 return;
             }
             after = last;
             if now().duration_since(begun) >= SLICE {
-                self.linked.search = Some(Search { wanted, after });
+                self.linked.search = Some(Search { wanted, after, took });
                 return;
             }
         }
@@ -92,7 +120,7 @@ impl<S: Sink> Engine<S> {
             }
             let happened = Happened { window: seen.happened.window, ..Happened::finished() };
             let happened = Happened { written: seen.happened.written, ..happened };
-            self.linked.wanted.add((object.device, object.inode), object.owner == 0, happened);
+            self.linked.wanted.add((object.device, object.inode), object.owner, happened);
         }
     }
 

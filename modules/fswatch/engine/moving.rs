@@ -35,6 +35,17 @@ pub(super) struct Move {
     pub(super) lane: Lane,
     /// Since when nobody saw what happened in it.
     pub(super) window: Option<Window>,
+    /// It is behind a way that leads elsewhere, and has not got another name.
+    pub(super) way: Option<Behind>,
+}
+
+/// What was behind a way that leads elsewhere now.
+#[derive(Debug)]
+pub(super) struct Behind {
+    /// It is not there any more; otherwise what is covered where it was stays known there as well.
+    pub(super) is_gone: bool,
+    /// So far it was gone through.
+    pub(super) after: Option<PathBuf>,
 }
 
 impl<S: Sink> Engine<S> {
@@ -94,6 +105,22 @@ impl<S: Sink> Engine<S> {
 
     fn move_slice(&mut self, place: usize) {
         let (from, to) = (self.moves[place].from.clone(), self.moves[place].to.clone());
+        if let Some(Behind { is_gone, after }) = &mut self.moves[place].way {
+            let part = self.ledger.state().baseline.tree_after(&from, after.as_deref(), MOVED_TOGETHER);
+            let is_gone = *is_gone;
+            after.clone_from(&part.last().cloned());
+            if part.is_empty() {
+                let Move { to, window, .. } = self.moves.remove(place);
+                self.scan_tree(&to, window);
+            } else {
+                let changes = self.carried_over(part, &from, &to, is_gone);
+                self.ledger.learn(changes);
+                self.note_trouble();
+                let moving = self.moves.remove(place);
+                self.moves.push(moving);
+            }
+            return;
+        }
         let part = self.ledger.state().baseline.last_below(&from, MOVED_TOGETHER);
         if part.is_empty() {
             self.ledger.learn(vec![(from, None)]);
@@ -120,6 +147,39 @@ impl<S: Sink> Engine<S> {
         // The next one's turn.
         let moving = self.moves.remove(place);
         self.moves.push(moving);
+    }
+
+    /// What becomes of what was known at a place that a way led to before.
+    pub(super) fn carried_over(
+        &self,
+        paths: Vec<PathBuf>,
+        from: &Path,
+        to: &Path,
+        is_gone: bool,
+    ) -> Vec<(PathBuf, Option<Object>)> {
+        let mut changes = Vec::with_capacity(2 * paths.len());
+        for path in paths {
+            let other = match path.strip_prefix(from) {
+                Ok(rest) if !rest.as_os_str().is_empty() => to.join(rest),
+                _ => to.to_owned(),
+            };
+            if !self.ledger.state().baseline.contains(&other) {
+                changes.extend(self.known_as(&path, other));
+            }
+            if is_gone || self.coverage.options(&path).is_none() {
+                changes.push((path, None));
+            }
+        }
+        changes
+    }
+
+    /// The way to `old` leads to `new` now: what was still on its way to `old` goes there as well, and what came from there
+    /// stays.
+    pub(super) fn redirect_moves(&mut self, old: &Path, new: &Path) {
+        for moving in self.moves.iter_mut().filter(|moving| moving.way.is_some() && moving.to == old) {
+            moving.to = new.to_owned();
+        }
+        self.moves.retain(|moving| moving.from != moving.to);
     }
 
     /// What is known of a path, under another one. What is not covered there has gone: the comparison tells.

@@ -3,13 +3,14 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use vigie_host::mounts::{Mount, Mounts};
 
 use super::orders::listed;
-use super::{Engine, Sink, now};
-use crate::change::{Alert, shown};
+use super::{Engine, Sink, now, text_of_time};
+use crate::change::{Alert, notice, shown};
+use crate::ledger::Entry;
 use crate::rules::{Rules, Severity};
 
 /// Time in which changes without a writer below a point count as those of the mount.
@@ -72,15 +73,19 @@ impl<S: Sink> Engine<S> {
         self.tell_notice(Path::new("/"), text, Severity::High, None);
     }
 
-    /// Reports what was known before the start and that no entry leads to any more, although they are the same.
-    pub(super) fn tell_forgotten(&mut self, forgotten: Option<(usize, Vec<String>)>) {
-        let Some((count, samples)) = forgotten.filter(|(count, _)| *count > 0) else { return };
+    /// Reports what was known and what no entry leads to any more, although they are the same. What was behind a way of which
+    /// is said that it leads elsewhere is not among it.
+    pub(super) fn tell_forgotten(&mut self, count: usize, samples: &[PathBuf]) {
+        let Some(first) = samples.first() else { return };
+        let named: Vec<String> = samples.iter().map(|path| shown(path)).collect();
         let text = format!(
-            "{count} known objects are forgotten, such as {}: a link on the way to watched paths led elsewhere when \
-             nobody watched; what is there now is reported as new",
-            listed(&samples)
+            "{count} known objects are forgotten, such as {}: the entries do not lead to them any more, as when a link \
+             on the way leads elsewhere; what is there now instead is reported as new",
+            listed(&named)
         );
-        self.tell_notice(Path::new("/"), text, Severity::High, None);
+        self.sink.log(&text);
+        let told = notice(shown(first), text, &text_of_time(SystemTime::now()));
+        self.tell(Entry::default(), vec![Alert { severity: Severity::High, ..told }]);
     }
 
     /// Tells what was mounted or unmounted at a watched place.

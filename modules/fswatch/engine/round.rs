@@ -228,7 +228,7 @@ impl<S: Sink> Engine<S> {
                 Renamed::Tree(window) => came.push((seen[*to].path.clone(), window)),
                 Renamed::Large(window) => {
                     let (from, to) = (seen[*from].path.clone(), seen[*to].path.clone());
-                    moves.push(Move { from, to, lane, window });
+                    moves.push(Move { from, to, lane, window, way: None });
                 }
             }
         }

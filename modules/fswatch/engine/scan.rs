@@ -665,10 +665,8 @@ impl<S: Sink> Engine<S> {
                 done.try_send(answer.clone()).ok();
             }
         }
-        if scan.whole
-            && let Some(why) = self.lost_again.take()
-        {
-            self.note_lost(why);
+        if scan.whole && std::mem::take(&mut self.lost_again) {
+            self.scan_all(Purpose::Lost, Depth::Glance, None);
         }
     }
 

@@ -4,7 +4,6 @@
 use std::path::{Path, PathBuf};
 
 use super::{Engine, SLICE, Sink, now};
-use crate::change::shown;
 
 /// Known paths that are taken together.
 const TOGETHER: usize = 64;
@@ -29,8 +28,8 @@ pub(super) struct Surplus {
     after: Option<PathBuf>,
     /// The rules are others since that began.
     again: bool,
-    /// With the same rules there was more to know before the start: how much, and some of it.
-    since_start: Option<(usize, Vec<String>)>,
+    /// How much was forgotten since that began, and some of it.
+    forgotten: (usize, Vec<PathBuf>),
 }
 
 impl Surplus {
@@ -39,12 +38,6 @@ impl Surplus {
     pub(super) fn want(&mut self) {
         self.again = self.wanted && self.after.is_some();
         self.wanted = true;
-    }
-
-    /// As [`Surplus::want`], at the start with the rules of the life before.
-    pub(super) fn want_at_start(&mut self) {
-        self.want();
-        self.since_start = Some(Default::default());
     }
 
     /// All of it was forgotten at once.
@@ -104,19 +97,20 @@ impl<S: Sink> Engine<S> {
         let coverage = self.coverage.clone();
         let Some((last, _)) = part.last() else {
             self.ledger.retain_unaccepted(|path| coverage.options(path).is_some());
-            let Surplus { again, since_start, .. } = std::mem::take(&mut self.surplus);
+            let Surplus { again, forgotten: (count, samples), .. } = std::mem::take(&mut self.surplus);
             self.surplus.wanted = again;
-            self.tell_forgotten(since_start);
+            self.tell_forgotten(count, &samples);
             return;
         };
         self.surplus.after = Some(last.clone());
-        let surplus = part.into_iter().map(|(path, _)| path).filter(|path| coverage.options(path).is_none());
+        // What is on the move is not forgotten where it was.
+        let is_surplus = |path: &PathBuf| coverage.options(path).is_none() && !self.is_moving(path);
+        let surplus = part.into_iter().map(|(path, _)| path).filter(is_surplus);
         let surplus: Vec<_> = surplus.map(|path| (path, None)).collect();
-        if let Some((count, samples)) = &mut self.surplus.since_start {
-            *count += surplus.len();
-            let room = MAX_SAMPLES.saturating_sub(samples.len());
-            samples.extend(surplus.iter().take(room).map(|(path, _)| shown(path)));
-        }
+        let (count, samples) = &mut self.surplus.forgotten;
+        *count += surplus.len();
+        let room = MAX_SAMPLES.saturating_sub(samples.len());
+        samples.extend(surplus.iter().take(room).map(|(path, _)| path.clone()));
         if !surplus.is_empty() {
             self.ledger.learn(surplus);
             self.note_trouble();

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::moving::{MOVED_AT_ONCE, Move};
+use super::moving::{Behind, MOVED_AT_ONCE, Move};
 use super::round::with_circumstances;
 use super::{Engine, Sink, now, text_of_time};
 use crate::avoided::{Avoided, Way, is_unknown_mount};
@@ -26,10 +26,14 @@ const PAUSES: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(8
 const MAX_CAUSES: usize = 256;
 
 /// Whether a link that was found is followed: its owner decides what is watched by its rule, so a user's link leads to
-/// what is his own only. What is not there yet is judged when it comes.
+/// what is his own only. What is not there yet is judged when it comes, and again whenever the way changes.
 fn may_lead(link: &Path, real: &Path, avoided: &Avoided) -> bool {
     let owner = avoided.status(link).map_or(0, |link| link.st_uid);
     owner == 0 || avoided.status(real).map_or(true, |target| target.st_uid == owner)
+}
+
+fn why_refused(real: &Path) -> String {
+    format!("a link of a user to {}, which is not his, is not followed", shown(real))
 }
 
 /// Whether root alone can make a link lead elsewhere.
@@ -51,6 +55,8 @@ pub(super) struct Ways {
     links: BTreeSet<PathBuf>,
     /// Links that were found below wildcards, or where a rule follows links.
     followed: BTreeSet<PathBuf>,
+    /// Those of them that lead to what is not their owner's at present, and where: what becomes of that decides.
+    refused: BTreeMap<PathBuf, PathBuf>,
     /// What changed on them since they were found, by who can have changed it.
     doubts: BTreeMap<Lane, Doubts>,
 }
@@ -121,10 +127,17 @@ impl Ways {
         due
     }
 
-    /// Finds the ways of a new coverage, and has it follow the links that were found before.
-    pub(super) fn find(&mut self, coverage: &mut Coverage, avoided: &Avoided, trust: &mut Trust) {
+    /// Finds the ways of a new coverage, and has it follow the links that were found before. Gives those that were not followed
+    /// until now.
+    pub(super) fn find(
+        &mut self,
+        coverage: &mut Coverage,
+        avoided: &Avoided,
+        trust: &mut Trust,
+    ) -> BTreeMap<PathBuf, PathBuf> {
         let (mut ends, mut links) = (BTreeMap::new(), BTreeSet::new());
         let mut waiting = std::mem::take(&mut self.followed);
+        let refused = std::mem::take(&mut self.refused);
         // One may lead to where another one is.
         loop {
             let before = waiting.len();
@@ -133,9 +146,15 @@ impl Ways {
                 if way.links.first() != Some(link) {
                     return false;
                 }
+                if !may_lead(link, &way.real, avoided) {
+                    // Whoever makes it his, or puts another one there, is told of.
+                    links.extend(way.links.into_iter().chain([way.real.clone()]));
+                    self.refused.insert(link.clone(), way.real);
+                    self.followed.insert(link.clone());
+                    return false;
+                }
                 let is_weak = way.links.iter().any(|link| !is_roots(link, trust));
-                let is_followed =
-                    may_lead(link, &way.real, avoided) && coverage.follow_link(link, &way.real, is_weak);
+                let is_followed = coverage.follow_link(link, &way.real, is_weak);
                 if is_followed {
                     links.extend(way.links.iter().cloned());
                     ends.insert(link.clone(), way);
@@ -158,6 +177,7 @@ impl Ways {
             coverage.mark_link(link);
         }
         (self.ends, self.links) = (ends, links);
+        refused
     }
 }
 
@@ -197,10 +217,25 @@ impl<S: Sink> Engine<S> {
         if may {
             self.status.unwatched.remove(link);
         } else {
-            let why = format!("a link of a user to {}, which is not his, is not followed", shown(real));
-            self.note_unwatched(link, why);
+            self.note_unwatched(link, why_refused(real));
         }
         may
+    }
+
+    /// Whether a link is not followed at present because it leads to what is not its owner's.
+    pub(super) fn is_refused(&self, link: &Path) -> bool {
+        self.ways.refused.contains_key(link)
+    }
+
+    /// The same of links that were followed before.
+    pub(super) fn note_refused(&mut self, before: &BTreeMap<PathBuf, PathBuf>) {
+        let refused = self.ways.refused.clone();
+        for link in before.keys().filter(|link| !refused.contains_key(*link)) {
+            self.status.unwatched.remove(link);
+        }
+        for (link, real) in refused {
+            self.note_unwatched(&link, why_refused(&real));
+        }
     }
 
     fn remember_link(&mut self, link: &Path) -> bool {
@@ -269,14 +304,17 @@ impl<S: Sink> Engine<S> {
             return;
         }
         // Of a link that is watched itself its own alert says it.
-        if self.status.baseline_complete && self.coverage.options(configured).is_none() {
+        let is_refused = self.is_refused(configured);
+        if self.status.baseline_complete && (is_refused || self.coverage.options(configured).is_none()) {
             let is_trusted = self.trust.lane(configured) == Lane::Trusted;
             let severity = if is_trusted { Severity::Critical } else { Severity::High };
+            let what = match self.ways.refused.get(configured) {
+                Some(real) => format!("nowhere instead of {}, because {}", shown(old), why_refused(real)),
+                None => format!("to {} instead of {}", shown(new), shown(old)),
+            };
             let text = format!(
-                "the way to {} leads elsewhere now: to {} instead of {}; what is there is compared with what was known",
-                shown(configured),
-                shown(new),
-                shown(old)
+                "the way to {} leads elsewhere now: {what}; what is there is compared with what was known",
+                shown(configured)
             );
             self.sink.log(&text);
             let told = notice(shown(configured), text, &text_of_time(SystemTime::now()));
@@ -296,25 +334,15 @@ impl<S: Sink> Engine<S> {
         if !is_apart || !is_gone && self.coverage.options(old).is_some() {
             return;
         }
+        self.redirect_moves(old, new);
         if self.ledger.state().baseline.last_below(old, MOVED_AT_ONCE + 1).len() > MOVED_AT_ONCE {
-            let lane = self.trust.lane(old);
-            self.moves.push(Move { from: old.to_owned(), to: new.to_owned(), lane, window: None });
+            let (from, to, lane) = (old.to_owned(), new.to_owned(), self.trust.lane(old));
+            let way = Some(Behind { is_gone, after: None });
+            self.moves.push(Move { from, to, lane, window: None, way });
             return;
         }
         let known = self.ledger.state().baseline.tree(old);
-        let mut changes = Vec::with_capacity(2 * known.len());
-        for path in known {
-            let other = match path.strip_prefix(old) {
-                Ok(rest) if !rest.as_os_str().is_empty() => new.join(rest),
-                _ => new.to_owned(),
-            };
-            if !self.ledger.state().baseline.contains(&other) {
-                changes.extend(self.known_as(&path, other));
-            }
-            if is_gone || self.coverage.options(&path).is_none() {
-                changes.push((path, None));
-            }
-        }
+        let changes = self.carried_over(known, old, new, is_gone);
         if !changes.is_empty() {
             self.ledger.learn(changes);
             self.note_trouble();
@@ -325,7 +353,8 @@ impl<S: Sink> Engine<S> {
     /// Watches where a link leads that was found below an entry which follows links.
     pub(super) fn follow(&mut self, scan: u64, link: &Path) {
         let way = self.watching.avoided().follow(link);
-        if way.links.first().is_none_or(|first| first != link) || self.ways.followed.contains(link) {
+        let is_known = self.ways.followed.contains(link) && !self.ways.refused.contains_key(link);
+        if way.links.first().is_none_or(|first| first != link) || is_known {
             return;
         }
         let mut coverage = self.coverage.clone();
@@ -341,6 +370,7 @@ impl<S: Sink> Engine<S> {
             changed.mark_link(link);
         }
         self.coverage = coverage;
+        self.ways.refused.remove(link);
         self.ways.ends.insert(link.to_owned(), way.clone());
         self.ways.links.extend(way.links.iter().cloned());
         self.note_coverage();
@@ -366,6 +396,9 @@ impl<S: Sink> Engine<S> {
 
     /// Watches the directories above the links on all ways.
     pub(super) fn watch_links(&mut self) {
+        for real in self.ways.refused.clone().into_values() {
+            self.watch_way(&real);
+        }
         let above = self.ways.links.iter().flat_map(|link| link.ancestors().skip(1));
         for directory in above.map(Path::to_owned).collect::<BTreeSet<_>>() {
             self.watch_above(&directory, false);

@@ -67,7 +67,7 @@ pub(super) enum Control {
 #[derive(Debug, Clone, Copy)]
 struct Link {
     file: FileId,
-    is_roots: bool,
+    owner: u32,
     /// Something was written under that name.
     written: bool,
     /// When it was seen, in nanoseconds since the start of the host.
@@ -319,13 +319,13 @@ impl Reader {
             writers: Writers::one(process),
             ..Happened::default()
         };
-        if let Some(Link { file, is_roots, written, .. }) = link {
+        if let Some(Link { file, owner, written, .. }) = link {
             let mut its = Happened { appeared: false, ..happened.clone() };
             // Who removes the name afterwards did not write.
             if written && !happened.written {
                 its.writers = Writers::default();
             }
-            batch.linked(file, is_roots, its);
+            batch.linked(file, owner, its);
         }
         let first = |names: &[(PathBuf, Lane)]| names.first().map(|(path, _)| Arc::from(path.as_path()));
         let (source, target): (Option<Arc<Path>>, Option<Arc<Path>>) = (first(&from), first(&to));
@@ -399,8 +399,8 @@ impl Reader {
             return None;
         }
         let device = rustix::fs::makedev(status.stx_dev_major, status.stx_dev_minor);
-        let (file, is_roots) = ((device, status.stx_ino), status.stx_uid == 0);
-        let link = Link { file, is_roots, written, noted: self.read_at };
+        let (file, owner) = ((device, status.stx_ino), status.stx_uid);
+        let link = Link { file, owner, written, noted: self.read_at };
         if self.links.len() >= MAX_LINKS {
             self.links.clear();
         }

@@ -255,9 +255,8 @@ fn mode_and_extended_attributes_are_seen() {
 }
 
 #[test]
-fn a_file_that_never_rests_is_reported_as_written_to() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("file");
+fn a_file_that_never_rests_is_reported_as_written_to_with_its_attributes() {
+    let Some((_directory, path)) = file_with(&[("user.note".to_owned(), b"hi".to_vec())]) else { return };
     fs::write(&path, vec![0; 32 * READ_BYTES]).unwrap();
     let done = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     let (writing, stop) = (path.clone(), done.clone());
@@ -275,4 +274,5 @@ fn a_file_that_never_rests_is_reported_as_written_to() {
     writer.join().unwrap();
 
     assert_eq!(object.content, Content::NotRead(NotRead::OpenForWriting));
+    assert_eq!(object.extended.get(b"user.note"), Some(AttributeValue::Whole(b"hi")));
 }

@@ -1,19 +1,22 @@
 //! What gave no notification, or nobody watched: it is found, told once, and with the time in which it happened.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use nix::mount::{MntFlags, MsFlags, umount2};
 use serde_json::json;
 use vigie_fswatch::change::Event;
 use vigie_fswatch::engine::{Engine, Order, SharedStatus};
 use vigie_fswatch::events::Mailbox;
 
 use super::running::{CEILING, Running, Said, TestSink, recursive, sorted_texts, texts, with_backend};
+use super::who::{mount_at, own_mounts};
 
 on_every_backend! {
     a_rescan_finds_what_gave_no_notification,
@@ -26,6 +29,7 @@ on_every_backend! {
     a_damaged_baseline_is_not_trusted_and_that_is_told,
     a_life_that_ends_before_everything_was_compared_leaves_the_time_and_raises_no_alarm,
     queues_that_overflow_again_and_again_make_one_comparison_more_and_no_storm_of_notices,
+    a_listing_that_does_not_return_is_said_and_so_is_what_is_lost_meanwhile,
 }
 
 fn a_rescan_finds_what_gave_no_notification() {
@@ -51,6 +55,79 @@ fn a_rescan_finds_what_gave_no_notification() {
         })
         .collect();
     assert_eq!(texts(&told, &directory), ["changed a"]);
+}
+
+/// A FUSE server of root's that answers what is asked of its directory itself and never lists it.
+fn serve_without_listing(mut server: fs::File) {
+    const GETATTR: u32 = 3;
+    const STATFS: u32 = 17;
+    const INIT: u32 = 26;
+    const OPENDIR: u32 = 27;
+    let mut buffer = vec![0; 256 * 1024];
+    // It ends with the connection.
+    while let Ok(length) = server.read(&mut buffer) {
+        let number = |at: usize| u32::from_ne_bytes(buffer[at..at + 4].try_into().expect("four bytes"));
+        let (opcode, unique) = (number(4), buffer[8..16].to_vec());
+        let mut answer = match opcode {
+            INIT => vec![0; 64],
+            GETATTR => vec![0; 104],
+            STATFS => vec![0; 80],
+            _ => Vec::new(),
+        };
+        let mut put = |at: usize, number: u32| answer[at..at + 4].copy_from_slice(&number.to_ne_bytes());
+        match opcode {
+            OPENDIR => continue,
+            INIT => [(0, 7), (4, 31), (20, 4096)].into_iter().for_each(|(at, number)| put(at, number)),
+            // The inode, the mode, and the number of links.
+            GETATTR => {
+                [(16, 1), (76, 0o40_755), (80, 2)].into_iter().for_each(|(at, number)| put(at, number))
+            }
+            _ => {}
+        }
+        let error = if answer.is_empty() { -nix::libc::ENOSYS } else { 0 };
+        let total = u32::try_from(16 + answer.len()).expect("a short answer");
+        let head = [total.to_ne_bytes(), error.to_ne_bytes()].concat();
+        assert!(length >= 40);
+        // Nobody waits for what came to nothing.
+        server.write_all(&[head, unique, answer].concat()).ok();
+    }
+}
+
+fn a_listing_that_does_not_return_is_said_and_so_is_what_is_lost_meanwhile() {
+    if !own_mounts() {
+        return;
+    }
+    let temp = tempfile::tempdir().unwrap();
+    let point = temp.path().join("w/m");
+    fs::create_dir_all(&point).unwrap();
+    let Ok(server) = fs::File::options().read(true).write(true).open("/dev/fuse") else {
+        return vigie_skipped::skipped("no /dev/fuse");
+    };
+    let options = format!("fd={},rootmode=40000,user_id=0,group_id=0,allow_other", server.as_raw_fd());
+    let running = Running::configured(json!({
+        "paths": {"path": [recursive(&temp.path().join("w"))]},
+        "fswatch": {"behind_seconds": 1},
+    }));
+    if !mount_at("unlisted", Some("fuse.unlisted"), &point, MsFlags::empty(), Some(&options)) {
+        return;
+    }
+    let answering = std::thread::spawn(move || serve_without_listing(server));
+
+    let (done, _) = mpsc::sync_channel(1);
+    running.order(Order::Rescan { paths: Vec::new(), prove: false, done });
+    let behind = running.next(|alert| alert.alert.starts_with("fswatch has been behind since"));
+    running.mailbox.open().overflowed("a queue of the test overflowed");
+    let lost = running.next(|alert| alert.alert.contains("a queue of the test overflowed"));
+    let status = running.status_when(|status| status.conditions.len() >= 2);
+    umount2(&point, MntFlags::MNT_FORCE | MntFlags::MNT_DETACH).unwrap();
+    running.status_when(|status| status.scans.is_empty());
+    running.stop();
+    answering.join().unwrap();
+
+    assert!(behind.alert.contains(point.to_str().unwrap()), "{behind:?}");
+    assert!(lost.alert.contains("once the comparison under way is over"), "{lost:?}");
+    let names: Vec<_> = status.conditions.iter().map(|one| one.name.as_str()).collect();
+    assert!(names.contains(&"looks-behind") && names.contains(&"notifications-lost"), "{names:?}");
 }
 
 /// Stores to a mapped page of a file, each time it is told to by a line.

@@ -299,6 +299,11 @@ impl Running {
         self.until(&mark)
     }
 
+    /// Waits for a line of the log; alerts before it are dropped.
+    pub(crate) fn logged(&self, wanted: impl Fn(&str) -> bool) {
+        while !matches!(self.said.recv_timeout(CEILING).unwrap(), Said::Log(text) if wanted(&text)) {}
+    }
+
     /// The next alert that is wanted; those before it are dropped.
     pub(crate) fn next(&self, mut wanted: impl FnMut(&Alert) -> bool) -> Alert {
         loop {

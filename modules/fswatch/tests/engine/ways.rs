@@ -9,7 +9,7 @@ use std::path::Path;
 use nix::mount::{MntFlags, MsFlags, umount2};
 use serde_json::json;
 use vigie_fswatch::change::Event;
-use vigie_fswatch::engine::Order;
+use vigie_fswatch::engine::{Order, Status};
 
 use super::running::{Alert, Running, recursive, with_backend};
 use super::who::{mount_at, own_mounts};
@@ -24,6 +24,10 @@ on_every_backend! {
     a_link_of_a_user_leads_only_to_what_is_his,
     a_link_of_a_user_takes_nothing_out_of_the_rules,
     a_link_of_a_user_brings_no_weaker_rule,
+    a_large_tree_behind_a_way_that_flips_twice_stays_known,
+    what_a_link_of_root_takes_out_of_the_rules_is_named,
+    what_another_entry_covers_stays_known_when_a_large_way_leads_elsewhere,
+    a_link_whose_target_is_exchanged_for_anothers_is_named_and_followed_again,
     a_fuse_mount_of_a_user_whose_program_does_not_answer_keeps_nobody_waiting,
     a_fuse_mount_that_moves_with_its_directory_keeps_nobody_waiting,
     what_happens_below_a_fuse_mount_that_hides_it_keeps_nobody_waiting,
@@ -245,6 +249,105 @@ fn exchange_cache(temp: &Path, target: &str) {
     fs::set_permissions(temp.join("home/ann"), PermissionsExt::from_mode(0o701)).unwrap();
 }
 
+/// Two releases with so many files that they are moved in slices, and a link to the first.
+fn releases() -> tempfile::TempDir {
+    let temp = tempfile::tempdir().unwrap();
+    for (release, text) in [("r1", "good"), ("r2", "other")] {
+        let at = temp.path().join(release).join("tree");
+        fs::create_dir_all(at.join("sub")).unwrap();
+        for number in 0..FILES {
+            fs::write(at.join(number.to_string()), text).unwrap();
+        }
+        fs::write(at.join("sub/file"), text).unwrap();
+    }
+    symlink("r1", temp.path().join("current")).unwrap();
+    temp
+}
+
+const FILES: usize = 1_500;
+
+fn lead(temp: &Path, release: &str) {
+    symlink(release, temp.join("new")).unwrap();
+    fs::rename(temp.join("new"), temp.join("current")).unwrap();
+}
+
+fn came_or_went(told: &[Alert]) -> Vec<&Alert> {
+    told.iter()
+        .filter(|alert| {
+            [Event::Created, Event::Removed].contains(&alert.event) && !alert.path.ends_with("/new")
+        })
+        .collect()
+}
+
+fn a_large_tree_behind_a_way_that_flips_twice_stays_known() {
+    let temp = releases();
+    let tree = temp.path().join("current/tree");
+    let mut running = Running::on(&[&recursive(&tree)]);
+
+    // While the engine reports the first time, before anything of the tree was moved, the way leads back.
+    let way = std::sync::Arc::clone(&running.way);
+    let held = way.lock().unwrap();
+    lead(temp.path(), "r2");
+    running.logged(|text| text.contains(" leads elsewhere now: "));
+    lead(temp.path(), "r1");
+    drop(held);
+    running.soon(|alert| leads_elsewhere(alert) && alert.alert.contains("r1/tree instead of"));
+    fs::write(temp.path().join("r1/tree/7"), "evil").unwrap();
+    let told = running.told(&temp.path().join("r1/tree"));
+
+    assert_eq!(came_or_went(&told), Vec::<&Alert>::new());
+    let written = told.iter().find(|alert| is_at(&temp.path().join("r1/tree/7"))(alert)).unwrap();
+    assert!(written.event == Event::Changed && written.before["sha256"].is_string(), "{written:?}");
+    assert!(!told.iter().any(|alert| alert.alert.contains("are forgotten")), "{told:?}");
+}
+
+fn what_another_entry_covers_stays_known_when_a_large_way_leads_elsewhere() {
+    let temp = releases();
+    let (tree, sub) = (temp.path().join("current/tree"), temp.path().join("r1/tree/sub"));
+    let mut running = Running::on(&[&recursive(&tree), &recursive(&sub)]);
+
+    lead(temp.path(), "r2");
+    running.soon(leads_elsewhere);
+    let mut told = running.told(&temp.path().join("r2/tree"));
+    fs::write(sub.join("file"), "evil").unwrap();
+    told.extend(running.told(&sub));
+
+    assert_eq!(came_or_went(&told), Vec::<&Alert>::new());
+    let changed = told.iter().filter(|alert| alert.event == Event::Changed && alert.path.contains("/r2/"));
+    assert_eq!(changed.filter(|alert| alert.kind == "file").count(), FILES + 1);
+    let written = told.iter().find(|alert| is_at(&sub.join("file"))(alert)).unwrap();
+    assert!(written.event == Event::Changed && written.before["sha256"].is_string(), "{written:?}");
+}
+
+fn a_link_whose_target_is_exchanged_for_anothers_is_named_and_followed_again() {
+    if !vigie_skipped::is_root() {
+        return;
+    }
+    let temp = tempfile::tempdir().unwrap();
+    let at = |name: &str| temp.path().join(name);
+    make(&at("keys/ann/authorized_keys"), "good");
+    fs::create_dir_all(at("home/ann")).unwrap();
+    let link = at("home/ann/.ssh");
+    symlink(at("keys/ann"), &link).unwrap();
+    chown(at("keys/ann"), Some(USER), None).unwrap();
+    lchown(&link, Some(USER), None).unwrap();
+    let running = Running::on(&[&recursive(&at("home/*/.ssh"))]);
+    let is_named = |status: &Status| status.unwatched.keys().any(|path| *path == link);
+
+    fs::rename(at("keys/ann"), at("keys/old")).unwrap();
+    make(&at("keys/ann/authorized_keys"), "evil");
+    let notice = running.soon(leads_elsewhere);
+    running.status_when(is_named);
+    chown(at("keys/ann"), Some(USER), None).unwrap();
+    running.status_when(|status| !is_named(status));
+    running.soon(is_at(&at("keys/ann/authorized_keys")));
+    fs::write(at("keys/ann/authorized_keys"), "worse").unwrap();
+    let written = running.soon(is_at(&at("keys/ann/authorized_keys")));
+
+    assert!(notice.alert.contains("which is not his, is not followed"), "{notice:?}");
+    assert_eq!(written.event, Event::Changed, "{written:?}");
+}
+
 fn a_link_of_a_user_takes_nothing_out_of_the_rules() {
     let Some(temp) = root_and_ann() else { return };
     let at = |name: &str| temp.path().join(name);
@@ -261,6 +364,29 @@ fn a_link_of_a_user_takes_nothing_out_of_the_rules() {
 
     assert_eq!((told.event, told.attributes[0].as_str()), (Event::Changed, "content"), "{told:?}");
     assert_eq!(explained["watched"], true, "it leads to what is watched: {explained}");
+}
+
+fn what_a_link_of_root_takes_out_of_the_rules_is_named() {
+    let temp = tempfile::tempdir().unwrap();
+    let at = |name: &str| temp.path().join(name);
+    make(&at("etc/cron.d/job"), "good");
+    make(&at("etc/spool/file"), "good");
+    symlink("spool", at("etc/left-out")).unwrap();
+    if !vigie_skipped::is_root() {
+        return;
+    }
+    let running = Running::configured(json!({"paths": {
+        "path": [recursive(&at("etc"))],
+        "exclude": [at("etc/left-out/**")],
+    }}));
+
+    symlink("cron.d", at("etc/new")).unwrap();
+    fs::rename(at("etc/new"), at("etc/left-out")).unwrap();
+    fs::set_permissions(at("etc"), PermissionsExt::from_mode(0o701)).unwrap();
+    let told = running.soon(|alert| alert.alert.contains("known objects are forgotten"));
+
+    assert!(told.alert.contains(at("etc/cron.d/job").to_str().unwrap()), "{told:?}");
+    assert_eq!(told.severity, "high");
 }
 
 /// The entry of root's own path counts, although the link makes another one seem nearer.
