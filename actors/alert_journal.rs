@@ -1,7 +1,8 @@
 //! Keeps every alert on disk.
 //!
-//! Owns the journal's writer and the memory of recorded ids; the files themselves are the crate `vigie_journal`. Readers
-//! do not come here: they follow the files ([`JournalView::follow`]). Started first by the agent, stopped last. Told by each `ModuleProcess` ([`StoreAlerts`]), asked by `ControlServer`.
+//! Owns the journal's writer and the memory of recorded ids; the files themselves are the crate `vigie_journal`.
+//! Readers do not come here: they follow the files ([`JournalView::follow`]). Started first by the agent, stopped last.
+//! Told by each `ModuleProcess` ([`StoreAlerts`]), asked by `ControlServer`.
 //!
 //! Alerts that arrive while the disk is busy are written together by the next write (group commit): one
 //! `fdatasync` for all of them. A [`StoreAlerts`] is answered when its alerts are safe, and only then does the
@@ -9,8 +10,8 @@
 //! write is tried again, `status` says why, and modules wait because they get no answer; what a module that
 //! died left behind is kept up to `journal.memory_bytes`.
 //!
-//! At the start, and whenever somebody else changed a file, the whole journal is proved in the background; what is wrong
-//! is in `status` from then on, and an alert.
+//! At the start, and whenever somebody else changed a file, the whole journal is proved in the background; what is
+//! wrong is in `status` from then on, and an alert.
 
 mod batch;
 mod follower;
@@ -51,8 +52,8 @@ pub const OWN_NAME: &str = "agent";
 const RETRY_INITIAL: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
-/// Memory of a batch that is kept for the next one while alerts come one after the other, in bytes: before and after it is
-/// sealed.
+/// Memory of a batch that is kept for the next one while alerts come one after the other, in bytes: before and after it
+/// is sealed.
 const KEPT_BYTES: usize = 4 << 20;
 const KEPT_SEALED_BYTES: usize = 8 << 20;
 
@@ -105,9 +106,9 @@ pub(crate) struct GetJournalStatus;
 #[rtype(result = "JournalView")]
 pub(crate) struct GetJournalView;
 
-/// Asks for the head of the chain, which stands for everything recorded up to a number. Whoever keeps it where this host
-/// cannot change it can show later that something was erased: `vigie alerts --verify` prints the same head for the same
-/// number only if nothing was.
+/// Asks for the head of the chain, which stands for everything recorded up to a number. Whoever keeps it where this
+/// host cannot change it can show later that something was erased: `vigie alerts --verify` prints the same head for the
+/// same number only if nothing was.
 #[derive(Debug, Message)]
 #[rtype(result = "JournalHead")]
 pub(crate) struct GetJournalHead;
@@ -132,9 +133,9 @@ pub(crate) struct SentThrough(
     pub Option<u64>,
 );
 
-/// Sent by `FleetLink` when the fleet has alerts under the journal's name that this journal did not record, or another host
-/// runs with the same files: what is recorded after `through` goes on under another name. Answered with that when it is on
-/// disk; with nothing when the disk does not take it.
+/// Sent by `FleetLink` when the fleet has alerts under the journal's name that this journal did not record, or another
+/// host runs with the same files: what is recorded after `through` goes on under another name. Answered with that when
+/// it is on disk; with nothing when the disk does not take it.
 #[derive(Debug, Message)]
 #[rtype(result = "Option<String>")]
 pub(crate) struct RenameJournal {

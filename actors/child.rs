@@ -61,8 +61,8 @@ pub const KILL_ALL: Signal = Signal::SIGUSR1;
 
 /// Starts processes. A trait, so that the actors' decisions are tested without processes.
 pub(crate) trait Spawner {
-    /// Makes the module's directories and the control group of this life, and looks whether its program may be run. Asks disks and the user database, on
-    /// threads of their own, and gives up on those that do not answer.
+    /// Makes the module's directories and the control group of this life, and looks whether its program may be run.
+    /// Asks disks and the user database, on threads of their own, and gives up on those that do not answer.
     fn prepare(
         &self,
         spec: &ModuleSpec,
@@ -445,8 +445,9 @@ fn make_directory(path: &Path, owner: Option<&nix::unistd::User>) -> Result<(), 
 /// Most interpreters of interpreters that are followed, as execve(2) does.
 const MAX_INTERPRETERS: usize = 4;
 
-/// Refuses a program that others could replace: what the agent starts has the agent's rights. Looked at are the program,
-/// every directory that its real path leads through, and the interpreter that its first line names, in the same way.
+/// Refuses a program that others could replace: what the agent starts has the agent's rights. Looked at are the
+/// program, every directory that its real path leads through, and the interpreter that its first line names, in the
+/// same way.
 #[expect(clippy::disallowed_methods, reason = "called on Lane::Modules")]
 fn check_program(program: &Path) -> Result<(), SpawnError> {
     let mut current = program.to_owned();

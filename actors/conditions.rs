@@ -5,9 +5,9 @@
 //! log, metrics and the fleet's presence are views of this set: `ControlServer` asks with `GetConditions`, others
 //! follow the channel of [`Conditions::watch`]. Each rise and each fall is one line in the log.
 //!
-//! Who can cause how much: a module has at most `MAX_CONDITIONS` conditions, each bounded in length. Its changes are logged
-//! at most `LOGGED_IN_A_MINUTE` times a minute and become at most `ALERTS_IN_A_MINUTE` alerts; what still stands when the
-//! minute is over becomes an alert then.
+//! Who can cause how much: a module has at most `MAX_CONDITIONS` conditions, each bounded in length. Its changes are
+//! logged at most `LOGGED_IN_A_MINUTE` times a minute and become at most `ALERTS_IN_A_MINUTE` alerts; what still stands
+//! when the minute is over becomes an alert then.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -33,7 +33,8 @@ const ALERTS_IN_A_MINUTE: u32 = 64;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// A module reported a condition that is `failed`, or a sink has one by which alerts are lost. Sent once for each rise to whoever turns it into an alert.
+/// A module reported a condition that is `failed`, or a sink has one by which alerts are lost. Sent once for each rise
+/// to whoever turns it into an alert.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "()")]
 pub struct ModuleConditionFailed {

@@ -358,8 +358,8 @@ impl ConfigLoader {
             (!problems.is_empty()).then(|| format!("{}{more}", shown.join("; ")))
         };
         self.conditions.set(AgentCondition::ConfigurationRefused, texts(&self.last_problems));
-        // What is wrong with a module's file stands with the module. The Supervisor says so too, but hears of changes only:
-        // a file that was broken, or mended, while the module keeps what it has is none.
+        // What is wrong with a module's file stands with the module. The Supervisor says so too, but hears of changes
+        // only: a file that was broken, or mended, while the module keeps what it has is none.
         for spec in &self.current.modules {
             let problem = spec.config.problem().map(ToString::to_string);
             let module = self.conditions.about(Subject::Module(spec.name().clone()));

@@ -1,5 +1,5 @@
-//! Keeps hold of everything that a module starts, so that nothing of it outlives the module and nothing of it takes more
-//! than its share.
+//! Keeps hold of everything that a module starts, so that nothing of it outlives the module and nothing of it takes
+//! more than its share.
 //!
 //! A process can leave its parent, its process group and its session, but not its cgroup. Each life of a module runs in
 //! one of its own, beside the agent's:
@@ -12,11 +12,11 @@
 //!         └── fswatch.1       a life of a module
 //! ```
 //!
-//! Beside, not above: a cgroup of version 2 that has processes of its own cannot share out controllers to those below it
-//! (Documentation/admin-guide/cgroup-v2.rst, "no internal process constraint"). What version 2 does not have, on hosts that
-//! mount both, is limited by version 1, where `vigie-RUN-DIRECTORY` holds the modules' groups and the agent stays where it
-//! is. `cgroup.kill` (kernel 5.14) ends all at once; where it is missing no more tasks are allowed and the members are
-//! killed until there are none.
+//! Beside, not above: a cgroup of version 2 that has processes of its own cannot share out controllers to those below
+//! it (Documentation/admin-guide/cgroup-v2.rst, "no internal process constraint"). What version 2 does not have, on
+//! hosts that mount both, is limited by version 1, where `vigie-RUN-DIRECTORY` holds the modules' groups and the agent
+//! stays where it is. `cgroup.kill` (kernel 5.14) ends all at once; where it is missing no more tasks are allowed and
+//! the members are killed until there are none.
 //!
 //! Where no cgroup is writable, `vigie launch` stays above each module and ends what the module leaves behind
 //! (`containment: launcher` in `status`).
@@ -153,9 +153,9 @@ impl Containment {
     }
 }
 
-/// Kills what is in the cgroups that [`Containment::roots`] names and removes them; then takes the agent's processes out of
-/// its cgroup beside them, and removes that. Where the group above shares out
-/// controllers it takes no process, and empty directories stay for the next agent. Blocking.
+/// Kills what is in the cgroups that [`Containment::roots`] names and removes them; then takes the agent's processes
+/// out of its cgroup beside them, and removes that. Where the group above shares out controllers it takes no process,
+/// and empty directories stay for the next agent. Blocking.
 pub fn remove(roots: &[PathBuf]) {
     for root in roots {
         kill_tree(root).ok();
@@ -205,8 +205,8 @@ fn share_out(own: &Path, name: &str) -> io::Result<Vec<Controller>> {
     Ok(shared.collect())
 }
 
-/// Kills the guards of earlier agents: one that was stopped, or is late, would take the next agent's modules for what its
-/// own left.
+/// Kills the guards of earlier agents: one that was stopped, or is late, would take the next agent's modules for what
+/// its own left.
 fn kill_guards(agents: &Path) {
     for pid in members(agents).unwrap_or_default() {
         let Some(process) = rustix::process::Pid::from_raw(pid) else { continue };
@@ -401,8 +401,8 @@ fn groups_in(group: &Path) -> impl Iterator<Item = PathBuf> {
     entries.filter(|entry| entry.file_type().is_dir()).map(DirEntry::into_path)
 }
 
-/// Kills every process of the session `session`, which is also the number of its first process. That one has ended and is
-/// not reaped, so the number cannot mean another session. Blocking.
+/// Kills every process of the session `session`, which is also the number of its first process. That one has ended and
+/// is not reaped, so the number cannot mean another session. Blocking.
 pub(crate) fn kill_session(session: u32) {
     let Ok(session) = i32::try_from(session) else { return };
     kill_sessions(|of| of == session, session);

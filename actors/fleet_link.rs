@@ -178,8 +178,8 @@ impl FleetLink {
             self.give_packs(Packs::new());
             return;
         };
-        // What the policy on disk has for modules counts also when the fleet cannot be joined, if those signed it who are
-        // trusted now. `join` says of a policy that does not count why.
+        // What the policy on disk has for modules counts also when the fleet cannot be joined, if those signed it who
+        // are trusted now. `join` says of a policy that does not count why.
         let (state_dir, of, quiet) =
             (self.config.agent.agent.state_dir.clone(), section.clone(), Logger::root(slog::Discard, o!()));
         let reading = work_threads::run(Lane::Fleet, move || disk::stored_packs(&state_dir, &of, &quiet));

@@ -1,7 +1,7 @@
 //! Lines of modules for whoever watches them: `vigie module logs -f`, `module tap` and `top`.
 //!
-//! A feed lives as long as its module is known, over all its lives. Nobody who gives it lines waits for a watcher: what a
-//! watcher does not take in time is left out, and he is told how many lines.
+//! A feed lives as long as its module is known, over all its lives. Nobody who gives it lines waits for a watcher: what
+//! a watcher does not take in time is left out, and he is told how many lines.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};

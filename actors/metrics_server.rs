@@ -1,10 +1,10 @@
 //! Shows the status as metrics: on a unix socket, on loopback HTTP where `metrics.listen` says so, and in a file for
 //! node_exporter where `metrics.textfile` does.
 //!
-//! Started by the agent after everything that a status asks, told of changes by `ConfigLoader`. It knows nothing itself:
-//! each answer is a status of that moment, written by the crate `vigie_metrics`. A scraper that sends garbage, nothing, or
-//! takes nothing costs its own connection; beyond `MAX_SCRAPERS` the next ones wait. What it cannot do is the condition
-//! `metrics-unavailable`; the agent runs on.
+//! Started by the agent after everything that a status asks, told of changes by `ConfigLoader`. It knows nothing
+//! itself: each answer is a status of that moment, written by the crate `vigie_metrics`. A scraper that sends garbage,
+//! nothing, or takes nothing costs its own connection; beyond `MAX_SCRAPERS` the next ones wait. What it cannot do is
+//! the condition `metrics-unavailable`; the agent runs on.
 
 use std::cell::RefCell;
 use std::future::Future;

@@ -130,9 +130,8 @@ pub(crate) struct StopModule {
     pub(crate) grace: Duration,
 }
 
-/// Gives the module a new configuration. A module that cannot take one while it runs is ended, for the
-/// `Supervisor` to start it again with the new one. Which of both is known when it has registered; until then the newest
-/// one waits.
+/// Gives the module a new configuration. A module that cannot take one while it runs is ended, for the `Supervisor` to
+/// start it again with the new one. Which of both is known when it has registered; until then the newest one waits.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(crate) struct Reconfigure {

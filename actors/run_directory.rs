@@ -1,7 +1,8 @@
 //! The agent's directories, and the lock that keeps a second agent out of them.
 //!
-//! There is no file with a process id that could be stale or mean somebody else: the lock is held by the open
-//! file and ends with the process, however that ends. Locking writes nothing, because a disk that hangs must not keep\n//! an agent from its start.
+//! There is no file with a process id that could be stale or mean somebody else: the lock is held by the open file and
+//! ends with the process, however that ends. Locking writes nothing, because a disk that hangs must not keep\n//! an
+//! agent from its start.
 
 #![expect(clippy::disallowed_methods, reason = "called before the actors run")]
 

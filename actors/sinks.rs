@@ -1,8 +1,9 @@
 //! Sends the journal's alerts to other systems: one actor for each `[[sink]]` of the configuration.
 //!
 //! Started by the agent after the journal, told of configurations by `ConfigLoader`, asked by `ControlServer`; stopped
-//! before the journal. Owns nothing but the list of sinks: it starts one for each section, ends those that are gone, and
-//! replaces those that changed. A sink that is replaced ends first, because both would write the same place on disk.
+//! before the journal. Owns nothing but the list of sinks: it starts one for each section, ends those that are gone,
+//! and replaces those that changed. A sink that is replaced ends first, because both would write the same place on
+//! disk.
 //!
 //! | part | does |
 //! |---|---|
@@ -14,8 +15,9 @@
 //! | `place_file`, `dead_letters` | what is on disk |
 //! | `outlet` | the way to a receiver without journal and actor, for `vigie fleet forward` |
 //!
-//! Who can cause how much: a sink holds one batch in memory (`batch_bytes`), has one job on the work threads at a time, and
-//! one connection or process. A receiver that answers slowly, for ever or nonsense costs its own sink the `timeout`.
+//! Who can cause how much: a sink holds one batch in memory (`batch_bytes`), has one job on the work threads at a time,
+//! and one connection or process. A receiver that answers slowly, for ever or nonsense costs its own sink the
+//! `timeout`.
 
 mod connect;
 mod datagram;

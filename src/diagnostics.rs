@@ -1,7 +1,8 @@
 //! `vigie diagnostics`: one archive for those who help, with nothing in it that they need not see.
 //!
-//! What may be shown is a list of keys, not of secrets: numbers, switches and words of catalogues go in clear, every other
-//! text is hidden unless it is asked for. `MANIFEST.json` says what is in the archive, and how much of each file is hidden.
+//! What may be shown is a list of keys, not of secrets: numbers, switches and words of catalogues go in clear, every
+//! other text is hidden unless it is asked for. `MANIFEST.json` says what is in the archive, and how much of each file
+//! is hidden.
 
 use std::fs::OpenOptions;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
@@ -263,7 +264,8 @@ impl Bundle {
         json!({"made": now, "files": entries, "left_out": self.left_out})
     }
 
-    /// The archive: the manifest first, then the files in the order in which they were collected, without times and owners.
+    /// The archive: the manifest first, then the files in the order in which they were collected, without times and
+    /// owners.
     fn archive(&self, manifest: &Value) -> Result<Vec<u8>, Failure> {
         let mut archive = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::default()));
         let manifest = pretty(manifest);
@@ -333,8 +335,8 @@ fn shows(key: &str) -> bool {
     SHOWN.contains(&key)
 }
 
-/// Hides what stands in places of words and is none of ours; returns how many. Why a module could not be started has paths in
-/// it, and what a module calls its own conditions is its own affair.
+/// Hides what stands in places of words and is none of ours; returns how many. Why a module could not be started has
+/// paths in it, and what a module calls its own conditions is its own affair.
 fn hide_foreign_words(status: &mut AgentStatus) -> usize {
     let mut hidden = 0;
     for exit in status.modules.iter_mut().filter_map(|module| module.last_exit.as_mut()) {

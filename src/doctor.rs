@@ -1,8 +1,8 @@
 //! `vigie doctor`: looks for what keeps an agent from doing its work on this host, and says what to do.
 //!
 //! A check is a function from what is there to findings; it has a name, a group and five seconds. Everything below a
-//! [`Patient`]'s root is read from there, so that tests plant what a check should find. The doctor runs without an agent:
-//! what only an agent knows is then said to be unknown.
+//! [`Patient`]'s root is read from there, so that tests plant what a check should find. The doctor runs without an
+//! agent: what only an agent knows is then said to be unknown.
 
 mod agent;
 mod certificate;

@@ -10,7 +10,8 @@ pub(crate) enum Exit {
     /// `status`: degraded or failed. `query`: the module answered that it did not succeed, or one of an action
     /// file's did. `console`: a command failed.
     NotWell = 1,
-    /// `query`: nothing was found, and not everything was examined: it is not known whether there is anything. `doctor`: a check failed.
+    /// `query`: nothing was found, and not everything was examined: it is not known whether there is anything.
+    /// `doctor`: a check failed.
     NotKnown = 2,
     /// `status`: no agent is running. A question to the fleet: some agents have not answered.
     NotRunning = 3,

@@ -1,8 +1,9 @@
 //! `vigie guard`: outlives the agent by an instant and kills what its modules would leave behind.
 //!
-//! Reads lines `+PID` and `-PID` from stdin, sessions of modules that began and ended, and `done` when the
-//! agent stops in good order. A line `?` is answered with `!`, so that the agent sees a guard that is stuck. When stdin ends without `done`, the agent died: the guard kills everything in
-//! the agent's cgroup, and every process of the sessions that it knows.
+//! Reads lines `+PID` and `-PID` from stdin, sessions of modules that began and ended, and `done` when the agent stops
+//! in good order. A line `?` is answered with `!`, so that the agent sees a guard that is stuck. When stdin ends
+//! without `done`, the agent died: the guard kills everything in the agent's cgroup, and every process of the sessions
+//! that it knows.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, Write};

@@ -189,7 +189,8 @@ fn tool(cli: &Cli, command: &Command) -> Result<Exit, Failure> {
     }
 }
 
-/// Whether a program reads what went wrong: `--json` stands among the options, before the words of somebody else's program.
+/// Whether a program reads what went wrong: `--json` stands among the options, before the words of somebody else's
+/// program.
 fn asks_for_json() -> bool {
     std::env::args_os().take_while(|word| word != "--").any(|word| word == "--json")
 }

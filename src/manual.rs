@@ -1,4 +1,5 @@
-//! `vigie man`: the manual pages. They are made from what `--help` prints, and from the tables of files and variables below.
+//! `vigie man`: the manual pages. They are made from what `--help` prints, and from the tables of files and variables
+//! below.
 
 use std::fmt::Write as _;
 use std::path::Path;

@@ -1,8 +1,8 @@
-//! `vigie module test PROGRAM`: runs a persistent module in the agent's place and says which promises of docs/modules.md it
-//! keeps.
+//! `vigie module test PROGRAM`: runs a persistent module in the agent's place and says which promises of
+//! docs/modules.md it keeps.
 //!
-//! Each check has a life of the module, or a part of one, in a directory of its own that goes away afterwards. A check that
-//! does not concern the module (it registers no socket, it has no `reconfigure`) is skipped, with the reason.
+//! Each check has a life of the module, or a part of one, in a directory of its own that goes away afterwards. A check
+//! that does not concern the module (it registers no socket, it has no `reconfigure`) is skipped, with the reason.
 
 mod life;
 pub(crate) mod replay;

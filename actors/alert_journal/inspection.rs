@@ -1,5 +1,5 @@
-//! What becomes of the journal's files besides our own writes: what retention deleted, what somebody else did, and whether
-//! the whole of it still proves itself.
+//! What becomes of the journal's files besides our own writes: what retention deleted, what somebody else did, and
+//! whether the whole of it still proves itself.
 
 use std::time::Duration;
 
@@ -25,8 +25,8 @@ pub(super) enum Proof {
     Again,
 }
 
-/// Shortest and longest time between two alerts about what retention deleted. The time doubles with each one, unless the
-/// one before is long past: such alerts must not take the room of what the agent has to tell of others.
+/// Shortest and longest time between two alerts about what retention deleted. The time doubles with each one, unless
+/// the one before is long past: such alerts must not take the room of what the agent has to tell of others.
 const TELL_EVERY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3600));
 
 /// When alerts tell what retention deleted; what that is, the writer knows.

@@ -574,8 +574,8 @@ fn damaged(damage: &Damage) -> MissingAlerts {
 /// One client at a time has the whole journal read: the other thread of the lane is for those that want a few alerts.
 static WHOLE_READS: Semaphore = Semaphore::const_new(1);
 
-/// Runs work that can take as long as reading the whole journal. A client that goes away while it runs does not make room
-/// for the next one before it has ended.
+/// Runs work that can take as long as reading the whole journal. A client that goes away while it runs does not make
+/// room for the next one before it has ended.
 async fn reading_all<T: Send + 'static>(
     work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
 ) -> std::io::Result<T> {

@@ -54,7 +54,8 @@ impl Membership {
         while self.running.len() < self.section.running_actions
             && let Some(admitted) = self.waiting.pop_front()
         {
-            // A key may have been revoked, time has passed, and a machine that was put back while it ran waits with what it ran.
+            // A key may have been revoked, time has passed, and a machine that was put back while it ran waits with
+            // what it ran.
             let id = admitted.action.id.clone();
             let policy = self.policy.borrow().clone();
             let reverted = self.memory.borrow().reverted.map(Noticed::time);

@@ -86,8 +86,8 @@ impl AlertCursor {
         Self { acknowledged: settled, settled, continues, restorations, ..Self::new(journal) }
     }
 
-    /// Takes note that the journal's name may not be its own alone, and how many restorations that counts. What was already in
-    /// doubt stays so while the other name is due.
+    /// Takes note that the journal's name may not be its own alone, and how many restorations that counts. What was
+    /// already in doubt stays so while the other name is due.
     pub(super) fn doubt(&mut self, restorations: u64) {
         self.due.get_or_insert(self.settled);
         self.restorations = restorations;

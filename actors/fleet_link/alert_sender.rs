@@ -1,9 +1,9 @@
 //! Sends the journal's alerts to the fleet: a task that follows the journal's files as any other follower does.
 //!
-//! Alerts are published in batches and acknowledged one by one; the cursor moves to the last of which all before it
-//! are acknowledged. A batch that is not acknowledged whole is read and sent again from the cursor: whoever reads
-//! knows an alert again by its number and link. After every reconnect what was acknowledged in the last minutes is sent again, see
-//! [`super::alert_cursor`].
+//! Alerts are published in batches and acknowledged one by one; the cursor moves to the last of which all before it are
+//! acknowledged. A batch that is not acknowledged whole is read and sent again from the cursor: whoever reads knows an
+//! alert again by its number and link. After every reconnect what was acknowledged in the last minutes is sent again,
+//! see [`super::alert_cursor`].
 //!
 //! Before that the newest alert that the broker has under this agent's name is compared with the journal. One that the
 //! journal did not record was sent by another host, or by this one before an older copy of its files was put back: from
@@ -92,8 +92,8 @@ pub(super) struct AlertSender {
     pub(super) masked: bool,
     /// Tells how far the fleet has the alerts.
     pub(super) progress: watch::Sender<Progress>,
-    /// Told when the newest alert was compared. Says when it was noticed that the files are an older copy: alerts that they do
-    /// not know may bear the journal's name.
+    /// Told when the newest alert was compared. Says when it was noticed that the files are an older copy: alerts that
+    /// they do not know may bear the journal's name.
     pub(super) memory: Arc<watch::Sender<Memory>>,
 }
 
@@ -120,7 +120,8 @@ struct State {
     place: Option<u64>,
     /// By which connection.
     connection: u64,
-    /// The broker was away behind a connection that stands, as that to a leaf node does: it may have lost its last seconds.
+    /// The broker was away behind a connection that stands, as that to a leaf node does: it may have lost its last
+    /// seconds.
     doubt: bool,
     /// By which connection the newest alert is asked for in vain, and since when.
     looks: Option<(u64, Instant)>,
@@ -310,14 +311,16 @@ impl AlertSender {
         record.filter(|record| record.seq == seq).map(|record| shown(record, self.masked))
     }
 
-    /// Compares the newest alert that the broker has under this name with the journal; `false` when it is to be asked for again.
+    /// Compares the newest alert that the broker has under this name with the journal; `false` when it is to be asked
+    /// for again.
     async fn compare(&mut self, state: &mut State, connection: u64) -> bool {
         let subject = subjects::alert(&self.agent);
         let newest = match stored::newest_of_own(&self.uplink.client, subjects::ALERTS, &subject).await {
             Ok(newest) => newest,
             Err(error) => {
                 slog::debug!(self.log, "cannot read the newest alert of this agent"; "error" => %ErrorChain(&error));
-                // What is sent takes the place of what is to be compared; but what cannot be known keeps no alert back for long.
+                // What is sent takes the place of what is to be compared; but what cannot be known keeps no alert back
+                // for long.
                 let begun = state.looks.filter(|(by, _)| *by == connection);
                 let (_, since) = *state.looks.insert(begun.unwrap_or((connection, Instant::now())));
                 return since.elapsed() >= LONGEST_LOOK;
@@ -349,8 +352,8 @@ impl AlertSender {
         serde_json::from_str(text).ok()
     }
 
-    /// Whether an alert that bears the journal's name is none that the journal recorded. One that retention deleted may be
-    /// any.
+    /// Whether an alert that bears the journal's name is none that the journal recorded. One that retention deleted may
+    /// be any.
     async fn is_unknown(&self, alert: &FleetAlert) -> bool {
         if alert.journal != self.cursor.journal() {
             return false;
@@ -484,8 +487,8 @@ fn shown(record: AlertRecord, masked: bool) -> AlertRecord {
     AlertRecord { message, ..record }
 }
 
-/// The sealed form of an alert, and its link. `before` is the number of the alert that was sent before it, `previous` its
-/// link, and `continues` what was there before all that bears the journal's name.
+/// The sealed form of an alert, and its link. `before` is the number of the alert that was sent before it, `previous`
+/// its link, and `continues` what was there before all that bears the journal's name.
 fn payload(
     key: &AgentKey,
     agent: &AgentId,
@@ -533,8 +536,8 @@ fn cut(text: &str, room: usize) -> String {
     format!("{}{CUT}", &text[..text.floor_char_boundary(room)])
 }
 
-/// An alert of so many bytes that is still one: whoever reads it looks at its severity, its rule and its path, which long
-/// texts beside them must not hide.
+/// An alert of so many bytes that is still one: whoever reads it looks at its severity, its rule and its path, which
+/// long texts beside them must not hide.
 fn shortened(fields: &Value, room: usize) -> Option<String> {
     TEXT_LIMITS.into_iter().find_map(|limit| {
         let mut shown = fields.clone();

@@ -1,9 +1,9 @@
 //! Answers on disk until the broker has them. Blocking; used on the blocking pool.
 //!
-//! One file for each action, a line for each message. An answer is safe once [`AnswerSpool::store`] has returned.
-//! What the broker acknowledged is marked by the file's name and deleted a while later, because JetStream
-//! acknowledges before it syncs: after a reconnect it is sent once more, and whoever reads knows the same part again. What is kept for
-//! that has the same bound as what waits, and the oldest of it goes first.
+//! One file for each action, a line for each message. An answer is safe once [`AnswerSpool::store`] has returned. What
+//! the broker acknowledged is marked by the file's name and deleted a while later, because JetStream acknowledges
+//! before it syncs: after a reconnect it is sent once more, and whoever reads knows the same part again. What is kept
+//! for that has the same bound as what waits, and the oldest of it goes first.
 
 #![expect(clippy::disallowed_methods, reason = "called on Lane::Fleet")]
 

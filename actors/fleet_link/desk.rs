@@ -34,8 +34,8 @@ pub(super) const LEAST_ANSWER_BYTES: u64 = 64 * 1024;
 /// Envelopes whose second copy, by the other way, is expected, at most.
 const MAX_COPIES: usize = 4096;
 
-/// How long the first action of a connection waits at most for the comparison of the agent's files with what the fleet has
-/// of them. A broker that does not answer keeps nobody from asking for longer.
+/// How long the first action of a connection waits at most for the comparison of the agent's files with what the fleet
+/// has of them. A broker that does not answer keeps nobody from asking for longer.
 const LONGEST_COMPARISON: Duration = Duration::from_secs(30);
 
 /// Pause before something that the disk did not take is noted again.
@@ -192,7 +192,8 @@ impl Desk {
         }
     }
 
-    /// Waits until it is known whether an older copy of the agent's files was put back: what that has forgotten runs twice.
+    /// Waits until it is known whether an older copy of the agent's files was put back: what that has forgotten runs
+    /// twice.
     async fn wait_compared(&mut self, connection: u64) {
         let known = self.memory.wait_for(|memory| memory.is_compared(connection));
         if tokio::time::timeout(LONGEST_COMPARISON, known).await.is_err() {

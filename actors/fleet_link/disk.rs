@@ -222,7 +222,8 @@ pub(super) fn collect_facts(config: &LoadedConfig, section: &FleetSection) -> Re
     .map_err(MembershipError::Facts)
 }
 
-/// What the policy on disk has for modules, if the keys that are pinned now and the name of the fleet let it count. Blocking.
+/// What the policy on disk has for modules, if the keys that are pinned now and the name of the fleet let it count.
+/// Blocking.
 pub(super) fn stored_packs(state_dir: &Path, section: &FleetSection, log: &Logger) -> Packs {
     let policy = pinned_roots(section)
         .ok()

@@ -1,4 +1,5 @@
-//! What becomes of a membership whose identity is not its own alone: another host writes under its name, or its files are a copy.
+//! What becomes of a membership whose identity is not its own alone: another host writes under its name, or its files
+//! are a copy.
 
 use std::io::{self, ErrorKind};
 use std::path::Path;
@@ -65,8 +66,8 @@ impl Handler<OtherWriter> for Membership {
 /// How long the newest that the fleet has of this agent is asked for, before a connection is used without.
 pub(super) const LONGEST_LOOK: Duration = Duration::from_secs(15);
 
-/// How much later than this agent made something the broker may say that it stored it, in seconds. So much may pass between
-/// two signs of life; beyond it the broker's clock is wrong, and would keep everybody from asking until then.
+/// How much later than this agent made something the broker may say that it stored it, in seconds. So much may pass
+/// between two signs of life; beyond it the broker's clock is wrong, and would keep everybody from asking until then.
 const LONGEST_STORING: i64 = 600;
 
 /// When it was last noticed that the files are an older copy, in seconds since 1970.
@@ -107,7 +108,8 @@ impl Noticed {
         Self { own: self.own.max(earlier.own), broker: self.broker.max(earlier.broker), count }
     }
 
-    /// A clock that was ahead keeps nobody from asking once it is right. One that is behind what the broker says is not.
+    /// A clock that was ahead keeps nobody from asking once it is right. One that is behind what the broker says is
+    /// not.
     #[must_use]
     fn corrected(self, now: i64) -> Self {
         Self { own: if now < self.broker { self.own } else { self.own.min(now) }, ..self }

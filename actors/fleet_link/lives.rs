@@ -1,8 +1,8 @@
 //! Which of all lives under its name this one is: the machine, its boot, and the lives before it. Blocking.
 //!
-//! A copy of the agent's files on another machine is noticed by the machine's ID. An older copy that was put back is noticed by
-//! the fleet's newest heartbeat: it is of a life that the files know nothing of. Nothing on a host proves that it is no copy;
-//! two hosts that run at once are noticed by the broker, because both write to one subject.
+//! A copy of the agent's files on another machine is noticed by the machine's ID. An older copy that was put back is
+//! noticed by the fleet's newest heartbeat: it is of a life that the files know nothing of. Nothing on a host proves
+//! that it is no copy; two hosts that run at once are noticed by the broker, because both write to one subject.
 
 #![expect(clippy::disallowed_methods, reason = "called on Lane::Fleet")]
 
@@ -82,16 +82,16 @@ fn begin_on(path: &Path, machine: String, boot: String) -> io::Result<Begun> {
 }
 
 impl Begun {
-    /// Whether the fleet's newest life under this name is none that these files know: they are an older copy, or another host
-    /// has gone on with them.
+    /// Whether the fleet's newest life under this name is none that these files know: they are an older copy, or
+    /// another host has gone on with them.
     #[must_use]
     pub(super) fn is_behind(&self, newest: &Life) -> bool {
         let is_remembered = self.kept.past.front().is_some_and(|(oldest, _)| newest.count >= *oldest);
         is_remembered && !self.kept.knows(newest)
     }
 
-    /// Counts on from a life that these files did not know, so that it is told once; also when another host lives on in it.
-    /// Of two that go on in one life, because a machine was copied while it ran, this one begins another.
+    /// Counts on from a life that these files did not know, so that it is told once; also when another host lives on in
+    /// it. Of two that go on in one life, because a machine was copied while it ran, this one begins another.
     ///
     /// # Errors
     /// When the disk does not take the count.

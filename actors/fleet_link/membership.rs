@@ -465,8 +465,8 @@ impl Membership {
         self.uplink.client.set_brokers(policy.document().addresses().unwrap_or_default());
     }
 
-    /// Has modules get what the policy in force has for them, which is nothing where there is none. It is on disk with the
-    /// policy and nowhere else, so that what nobody signed is never read.
+    /// Has modules get what the policy in force has for them, which is nothing where there is none. It is on disk with
+    /// the policy and nowhere else, so that what nobody signed is never read.
     #[expect(clippy::disallowed_methods, reason = "one message for each policy")]
     fn give_packs(&self) {
         let policy = self.policy.borrow();

@@ -132,8 +132,8 @@ impl Presence {
         }
     }
 
-    /// Compares the newest heartbeat that the broker has under this name with the lives that the files know; `false` when the
-    /// broker does not say which it is.
+    /// Compares the newest heartbeat that the broker has under this name with the lives that the files know; `false`
+    /// when the broker does not say which it is.
     async fn compare(&mut self, connection: u64) -> bool {
         let agent = self.facts.borrow().agent.clone();
         let subject = subjects::facts(&agent);
@@ -175,8 +175,8 @@ impl Presence {
         true
     }
 
-    /// Whether this life or one before it did not send the heartbeat. A machine that was put back while it ran goes on in the
-    /// life in which it sent more.
+    /// Whether this life or one before it did not send the heartbeat. A machine that was put back while it ran goes on
+    /// in the life in which it sent more.
     fn is_unknown(&self, Heartbeat { life, sent, .. }: &Heartbeat) -> bool {
         self.begun.is_behind(life) || (life.epoch == self.begun.life.epoch && *sent > self.shown)
     }

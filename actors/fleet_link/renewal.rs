@@ -1,7 +1,8 @@
 //! Has the agent's login and certificate renewed in time: a task of its own.
 //!
-//! When two thirds of a login's time or of a certificate's are over, the agent asks over the connection that it has, with
-//! a request that its own key seals. Whoever enrols answers with new ones; the keys stay, and never leave the host.
+//! When two thirds of a login's time or of a certificate's are over, the agent asks over the connection that it has,
+//! with a request that its own key seals. Whoever enrols answers with new ones; the keys stay, and never leave the
+//! host.
 
 use std::sync::Arc;
 use std::time::Duration;

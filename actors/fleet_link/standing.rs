@@ -1,10 +1,10 @@
-//! Standing questions: a task of its own, which owns their files. Each is asked again and again, also while no broker is
-//! connected, and what differs goes the way of an answer.
+//! Standing questions: a task of its own, which owns their files. Each is asked again and again, also while no broker
+//! is connected, and what differs goes the way of an answer.
 //!
-//! A question's file holds the signed envelope, which is decided anew before each run: a key that was revoked, a rule or a
-//! tag that changed count at once. A report is in the file before it is in the spool, so a kill in between sends the same
-//! one again and never another under its number. When the spool is full nothing is reported, and the next report
-//! covers all that differs since.
+//! A question's file holds the signed envelope, which is decided anew before each run: a key that was revoked, a rule
+//! or a tag that changed count at once. A report is in the file before it is in the spool, so a kill in between sends
+//! the same one again and never another under its number. When the spool is full nothing is reported, and the next
+//! report covers all that differs since.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -112,8 +112,8 @@ struct Kept {
 }
 
 impl Kept {
-    /// What follows after an older copy was put back: the fleet may have other reports under these numbers. The next one holds
-    /// all rows.
+    /// What follows after an older copy was put back: the fleet may have other reports under these numbers. The next
+    /// one holds all rows.
     fn begun_anew(self, restorations: u64) -> Self {
         Self { epoch: random_token(), number: 0, pending: None, restorations, ..self }
     }
@@ -146,7 +146,8 @@ impl Question {
         Duration::from_secs(self.action.standing.map_or(3600, |standing| u64::from(standing.every)))
     }
 
-    /// Puts the next run off by an interval and up to a tenth of it, so that the hosts of a fleet do not run it at once.
+    /// Puts the next run off by an interval and up to a tenth of it, so that the hosts of a fleet do not run it at
+    /// once.
     fn put_off(&mut self) {
         self.next = Instant::now() + self.every().mul_f64(1.0 + random::fraction() / 10.0);
     }

@@ -1,11 +1,11 @@
 //! Hands the alerts of the other modules to a module that takes them (SPEC: capability `dispatch`).
 //!
-//! Each such module reads the journal with a cursor of its own, which is kept on disk: `STATE_DIR/dispatch/NAME.cursor`.
-//! So an alert waits for one module only, and nobody waits for that module: not the journal, not the modules that raise
-//! alerts, not the heartbeats, which go before alerts in the module's stdin. A module that registers the capability
-//! acknowledges each alert; the cursor moves over what is acknowledged, and after any end of module or agent the rest is
-//! delivered again, with the same ids. A module of MIG's kind, which is named in the configuration, acknowledges nothing:
-//! for it an alert is delivered when it is written.
+//! Each such module reads the journal with a cursor of its own, which is kept on disk:
+//! `STATE_DIR/dispatch/NAME.cursor`. So an alert waits for one module only, and nobody waits for that module: not the
+//! journal, not the modules that raise alerts, not the heartbeats, which go before alerts in the module's stdin. A
+//! module that registers the capability acknowledges each alert; the cursor moves over what is acknowledged, and after
+//! any end of module or agent the rest is delivered again, with the same ids. A module of MIG's kind, which is named in
+//! the configuration, acknowledges nothing: for it an alert is delivered when it is written.
 //!
 //! [`Window`] is the pure part: what is under way, and how far all is delivered.
 
@@ -114,8 +114,8 @@ impl Window {
     }
 }
 
-/// Alerts of other modules for the module's stdin. Sent by the delivery to the actor that owns it, one at a time; who waits
-/// for `written` learns when they are, or that they never will be.
+/// Alerts of other modules for the module's stdin. Sent by the delivery to the actor that owns it, one at a time; who
+/// waits for `written` learns when they are, or that they never will be.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(super) struct DeliverLines {
@@ -160,8 +160,8 @@ pub(crate) struct Delivery {
 }
 
 impl Delivery {
-    /// Delivers until `closed` says that the module takes no more. The actor that owns the module's life owns this future;
-    /// the life is over when it has ended.
+    /// Delivers until `closed` says that the module takes no more. The actor that owns the module's life owns this
+    /// future; the life is over when it has ended.
     pub(crate) async fn run(mut self, mut closed: oneshot::Receiver<()>) {
         let path = self.state_dir.join("dispatch").join(format!("{}.cursor", self.module));
         let mut before = None;
@@ -486,8 +486,8 @@ mod tests {
     }
 
     proptest! {
-        /// In whatever order alerts arrive, some of them twice: nothing that did not arrive is passed, and when all have
-        /// arrived nothing is left.
+        /// In whatever order alerts arrive, some of them twice: nothing that did not arrive is passed, and when all
+        /// have arrived nothing is left.
         #[test]
         fn nothing_is_passed_that_did_not_arrive(order in Just((1u64..=40).collect::<Vec<_>>()).prop_shuffle()) {
             let mut window = Window::new(0);

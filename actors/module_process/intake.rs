@@ -1,4 +1,5 @@
-//! What the lines of a module say: each batch of them is sorted into what is to be done. No I/O: what is done comes after.
+//! What the lines of a module say: each batch of them is sorted into what is to be done. No I/O: what is done comes
+//! after.
 
 use slog::{Logger, debug, warn};
 use tokio::time::Instant;

@@ -5,9 +5,9 @@
 //!                       └────lines──────────► log ◄──────recorded alerts──────┘
 //! ```
 //!
-//! The readers and the writer are fields of the actor; a future on its own context has one of them for one batch and hands
-//! it back. So nothing outlives the actor, and all that is decided here is decided between two batches: [`go_on`] is called
-//! after everything that happens and begins whatever can go on.
+//! The readers and the writer are fields of the actor; a future on its own context has one of them for one batch and
+//! hands it back. So nothing outlives the actor, and all that is decided here is decided between two batches: [`go_on`]
+//! is called after everything that happens and begins whatever can go on.
 //!
 //! stdout is read while less than [`IN_FLIGHT_BYTES`] wait for the journal and the log, and the module reads its
 //! acknowledgements. Otherwise its lines wait in its own pipe.
@@ -42,9 +42,9 @@ use crate::work_threads::{self, Lane};
 /// enough that one batch holds up the other modules for at most a few milliseconds.
 const BATCH_BYTES: usize = 512 * 1024;
 
-/// Text that waits for the journal or the log while further lines are read, in bytes. Beyond it the module waits, and its echoes
-/// of heartbeats with it: the bound is memory and not a number of batches, so that few alerts and a disk that hangs do not
-/// hide that a module stands still.
+/// Text that waits for the journal or the log while further lines are read, in bytes. Beyond it the module waits, and
+/// its echoes of heartbeats with it: the bound is memory and not a number of batches, so that few alerts and a disk
+/// that hangs do not hide that a module stands still.
 const IN_FLIGHT_BYTES: usize = 4 * BATCH_BYTES;
 
 /// What a batch in flight costs beside its text: its places in the queues.
@@ -215,8 +215,8 @@ impl ModuleProcess {
             return;
         }
         self.flow.not_reading_since = None;
-        // The alerts of a module that does not read its acknowledgements wait in its own pipe, and the heartbeat ends it
-        // when it goes on like this.
+        // The alerts of a module that does not read its acknowledgements wait in its own pipe, and the heartbeat ends
+        // it when it goes on like this.
         if !self.stdin.as_ref().is_some_and(Stdin::is_full) {
             self.read(Source::Stdout, ctx);
         }
@@ -293,8 +293,8 @@ impl ModuleProcess {
             about: None,
             last_words: *self.gone.borrow(),
         };
-        // An address of its own always has a place in the mailbox: the journal has the alerts from now on, in their order,
-        // also when this life ends before it answers.
+        // An address of its own always has a place in the mailbox: the journal has the alerts from now on, in their
+        // order, also when this life ends before it answers.
         let stored = Box::pin(self.services.journal.clone().send(store));
         self.flow.in_flight.push_back(Storing { alerts, time, stored: Some(stored) });
     }
@@ -373,8 +373,8 @@ impl ModuleProcess {
         self.flow.logging = Some((handle, cost));
     }
 
-    /// Once the module is dead the journal's answers are not waited for long: its successor must not wait for a disk that
-    /// takes nothing, and the journal has the alerts in memory and goes on alone.
+    /// Once the module is dead the journal's answers are not waited for long: its successor must not wait for a disk
+    /// that takes nothing, and the journal has the alerts in memory and goes on alone.
     fn give_up_waiting(&mut self, ctx: &mut Context<Self>) {
         let waits = !self.flow.in_flight.is_empty() && (self.stdout.is_closed() || self.flow.is_full());
         if waits && self.flow.giving_up.is_none() && *self.gone.borrow() {
@@ -463,8 +463,8 @@ impl ModuleProcess {
     }
 }
 
-/// The texts of the alerts that the log shows: those that the journal did not have, but for proofs that nothing happened,
-/// of which fswatch sends one a minute.
+/// The texts of the alerts that the log shows: those that the journal did not have, but for proofs that nothing
+/// happened, of which fswatch sends one a minute.
 fn for_log<'a>(
     module: &'a str,
     alerts: &'a AlertBatch,

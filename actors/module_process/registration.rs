@@ -1,5 +1,5 @@
-//! What a module that lives is known by: its capabilities, its query socket, the alerts and configurations that it takes; and
-//! what is looked at with each heartbeat.
+//! What a module that lives is known by: its capabilities, its query socket, the alerts and configurations that it
+//! takes; and what is looked at with each heartbeat.
 
 use std::rc::Rc;
 

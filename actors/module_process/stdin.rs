@@ -1,7 +1,7 @@
 //! What waits for a module to read its stdin, and in which order it is written. Pure: the actor writes.
 //!
-//! Heartbeats, configurations and acknowledgements go before alerts of other modules. Closing lets what waits be written
-//! first.
+//! Heartbeats, configurations and acknowledgements go before alerts of other modules. Closing lets what waits be
+//! written first.
 
 use std::collections::VecDeque;
 
@@ -81,8 +81,8 @@ impl Stdin {
         Ok(())
     }
 
-    /// Takes acknowledgements, however many wait: what they acknowledge is bounded, and a module is read no further while
-    /// stdin is full.
+    /// Takes acknowledgements, however many wait: what they acknowledge is bounded, and a module is read no further
+    /// while stdin is full.
     pub(super) fn push(&mut self, lines: Vec<u8>) {
         if !self.is_closing && !lines.is_empty() {
             self.queue.push_back(lines);

@@ -123,7 +123,8 @@ impl TlsMaker {
                 let end = |path: &Path, not_after| End { what: format!("{path:?}"), not_after };
                 let own = certificate
                     .and_then(|(path, _)| tls::ends(&path).into_iter().min().map(|first| end(&path, first)));
-                // A file of many authorities always has one that ends; which one the receiver needs, its certificate tells.
+                // A file of many authorities always has one that ends; which one the receiver needs, its certificate
+                // tells.
                 let authority =
                     ca.and_then(|path| tls::ends(&path).into_iter().max().map(|last| end(&path, last)));
                 own.into_iter().chain(authority).collect::<Vec<_>>()

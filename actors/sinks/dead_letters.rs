@@ -1,7 +1,8 @@
 //! Alerts that a receiver refused for good, in a file of their own: `STATE_DIR/sinks/NAME.dead.jsonl`.
 //!
-//! One module gets as much of it as is left for the others, so that one whose alerts are all refused leaves them something.
-//! A letter may be as large as an alert, up to `limits.line_bytes`: the file has room for two of its largest one.
+//! One module gets as much of it as is left for the others, so that one whose alerts are all refused leaves them
+//! something. A letter may be as large as an alert, up to `limits.line_bytes`: the file has room for two of its largest
+//! one.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -18,12 +19,12 @@ use vigie_sinks::schema::Schema;
 
 use crate::work_threads::{self, Lane};
 
-/// Largest file in bytes, or twice the largest letter in it if that is more; what does not fit is counted only, and told
-/// as `sink-letters-lost`.
+/// Largest file in bytes, or twice the largest letter in it if that is more; what does not fit is counted only, and
+/// told as `sink-letters-lost`.
 pub(super) const MAX_BYTES: u64 = 16 << 20;
 
-/// Largest file that is read: `limits.line_bytes` is at most 64 MiB, and a letter says a little more than the line of its
-/// alert. A larger one has no room left.
+/// Largest file that is read: `limits.line_bytes` is at most 64 MiB, and a letter says a little more than the line of
+/// its alert. A larger one has no room left.
 const MAX_READ_BYTES: u64 = 2 * (80 << 20);
 
 /// The file of a sink.

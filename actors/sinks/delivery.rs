@@ -10,8 +10,8 @@
 //!                            └─ refused: resting ┘ (ten minutes)
 //! ```
 //!
-//! Before alerts are sent, a note on disk says up to which number they may have been; what is sent again after a crash is
-//! marked up to there. The place moves when alerts are dealt with and is stored at most once a second.
+//! Before alerts are sent, a note on disk says up to which number they may have been; what is sent again after a crash
+//! is marked up to there. The place moves when alerts are dealt with and is stored at most once a second.
 
 mod behind;
 
@@ -377,8 +377,8 @@ impl Delivery {
     fn note_letters(&self, state: &mut State, bytes: u64) {
         let is_taken = bytes < state.seen_bytes;
         (state.has_letters, state.seen_bytes) = (bytes > 0, bytes);
-        // Somebody took the file away, or the disk had no room for a while and there is room in the file: a module is refused
-        // when about half of it is used.
+        // Somebody took the file away, or the disk had no room for a while and there is room in the file: a module is
+        // refused when about half of it is used.
         let is_over =
             |at: Instant| is_taken || (at.elapsed() >= MISSED_TOLD && bytes < dead_letters::MAX_BYTES / 4);
         if state.lost_at.is_some_and(is_over) {

@@ -1,7 +1,7 @@
 //! HTTP: one request after the other on a connection that is kept.
 //!
-//! Redirections are not followed: the other place may not be the receiver's, and would get the secret. An answer is read
-//! as far as its limit, and nothing waits for its end beyond the sink's timeout.
+//! Redirections are not followed: the other place may not be the receiver's, and would get the secret. An answer is
+//! read as far as its limit, and nothing waits for its end beyond the sink's timeout.
 
 use std::time::Duration;
 
@@ -42,9 +42,10 @@ const MOST_REFUSED_FIRST: usize = 3;
 /// How often such a receiver is asked again before its word counts: with a pause of ten minutes, for an hour.
 const MOST_HELD: u32 = 6;
 
-/// How often in a row a batch is sent again whose answer cannot be read. The specification of OTLP forbids to send again
-/// what was answered with 200, whether all was stored or a part; only a proxy that spoils answers for a while is waited
-/// for. Then the alerts count as taken, and are kept as letters too, because some of them may have been rejected.
+/// How often in a row a batch is sent again whose answer cannot be read. The specification of OTLP forbids to send
+/// again what was answered with 200, whether all was stored or a part; only a proxy that spoils answers for a while is
+/// waited for. Then the alerts count as taken, and are kept as letters too, because some of them may have been
+/// rejected.
 const MOST_UNREADABLE: u32 = 3;
 
 /// Least time between two messages in a chat: Slack takes about one a second.
@@ -219,8 +220,8 @@ impl Http {
         None
     }
 
-    /// A receiver that never stored anything and refuses whatever it gets is not one that dislikes some alerts: its key,
-    /// its index or its address is wrong, and nothing is put aside for that.
+    /// A receiver that never stored anything and refuses whatever it gets is not one that dislikes some alerts: its
+    /// key, its index or its address is wrong, and nothing is put aside for that.
     fn refuses_all(&mut self, outcome: &Outcome, count: usize) -> Option<Failure> {
         let refused = outcome.dead.len();
         let is_all = refused == outcome.done && refused >= MOST_REFUSED_FIRST.min(count);

@@ -1,7 +1,7 @@
 //! Programs that take alerts on standard input and acknowledge them on standard output: the sinks `command` and `file`.
 //!
-//! A file is written by a process of ours (`vigie write-sink`), so that a disk that hangs holds that process and not the
-//! agent.
+//! A file is written by a process of ours (`vigie write-sink`), so that a disk that hangs holds that process and not
+//! the agent.
 
 use std::cell::RefCell;
 use std::os::fd::OwnedFd;

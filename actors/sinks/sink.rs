@@ -125,8 +125,8 @@ impl Handler<IsLike> for Sink {
     }
 }
 
-/// Orders the sink to end; answered when nothing of it writes any more. `forget`: the section is gone, and so is what was
-/// noted of it.
+/// Orders the sink to end; answered when nothing of it writes any more. `forget`: the section is gone, and so is what
+/// was noted of it.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(super) struct EndSink {

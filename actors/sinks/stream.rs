@@ -386,7 +386,8 @@ impl TlsBatches {
             Ok(Err(error)) => return Err(Failure::of_io("the connection broke", &error)),
             Err(_) => return Err(Failure::timeout("the TLS close notification was not sent", self.limit)),
         }
-        // Reading also shows what the receiver thinks of our certificate: with TLS 1.3 it says so after the first bytes.
+        // Reading also shows what the receiver thinks of our certificate: with TLS 1.3 it says so after the first
+        // bytes.
         let deadline = Instant::now() + self.limit;
         let (mut buffer, mut total) = ([0; 1024], 0);
         loop {

@@ -9,7 +9,8 @@ use vigie_protocol::message::{ACCEPTED_EXTENSIONS, ConfigParameters, Message};
 use super::HostFacts;
 use super::module::Module;
 
-/// The message for a module that creates its query socket in `run_dir`, as a line; `packs` is what the fleet has for it.
+/// The message for a module that creates its query socket in `run_dir`, as a line; `packs` is what the fleet has for
+/// it.
 pub(super) fn line(
     config: &LoadedConfig,
     facts: &HostFacts,

@@ -1,5 +1,5 @@
-//! The configurations that the modules confirmed, on disk, so that also a later agent has one to go back to when a module
-//! refuses what its file says now.
+//! The configurations that the modules confirmed, on disk, so that also a later agent has one to go back to when a
+//! module refuses what its file says now.
 //!
 //! One file for each module in `STATE_DIR/confirmed`, which no module can read. Extra privacy mode is no part of it: it
 //! goes beside the configuration in each `config` message and is always the one in force.
@@ -45,8 +45,8 @@ fn read(state_dir: &Path, module: &ModuleName) -> Option<Confirmed> {
     serde_json::from_slice(&bytes).ok()
 }
 
-/// Reads what earlier agents kept. What is kept of modules that are not `wanted` any more goes: whoever switched a module
-/// off or took it away does not want it back. Reads, which a frozen disk allows; called before any module runs.
+/// Reads what earlier agents kept. What is kept of modules that are not `wanted` any more goes: whoever switched a
+/// module off or took it away does not want it back. Reads, which a frozen disk allows; called before any module runs.
 #[expect(clippy::disallowed_methods, reason = "called before any module runs")]
 pub(super) fn load(
     state_dir: &Path,
@@ -90,8 +90,8 @@ pub(super) fn store(state_dir: &Path, module: &ModuleName, confirmed: Option<&Co
     }));
 }
 
-/// Gives modules whose files are invalid the last configuration that they confirmed to an earlier agent, as a reload gives
-/// them the one that they have. Blocking, called before any actor runs.
+/// Gives modules whose files are invalid the last configuration that they confirmed to an earlier agent, as a reload
+/// gives them the one that they have. Blocking, called before any actor runs.
 pub fn restore(config: &mut LoadedConfig) {
     let state_dir = config.agent.agent.state_dir.clone();
     for spec in &mut config.modules {

@@ -22,8 +22,8 @@ use crate::socket_registry::Life;
 const MIN_CONFIRMATION_TIME: Duration = Duration::from_secs(10);
 const MAX_CONFIRMATION_TIME: Duration = Duration::from_secs(60);
 
-/// Asks what the modules made of the newest configuration. Sent by `ConfigLoader` after each change; answered when every
-/// module that runs has said so, or its time is over.
+/// Asks what the modules made of the newest configuration. Sent by `ConfigLoader` after each change; answered when
+/// every module that runs has said so, or its time is over.
 #[derive(Debug, Message)]
 #[rtype(result = "Vec<ModuleConfigStatus>")]
 pub struct AwaitConfirmations;
@@ -34,8 +34,8 @@ impl Supervisor {
         (interval * 3).clamp(MIN_CONFIRMATION_TIME, MAX_CONFIRMATION_TIME)
     }
 
-    /// A configuration was sent: from now on the module's word about it is awaited. Of the one that it went back to nothing is
-    /// awaited: what stays known is that it refused the newest one.
+    /// A configuration was sent: from now on the module's word about it is awaited. Of the one that it went back to
+    /// nothing is awaited: what stays known is that it refused the newest one.
     pub(super) fn await_confirmation(&mut self, name: &ModuleName, ctx: &mut Context<Self>) {
         let (generation, patience) = (self.config.generation, self.confirmation_time());
         let Some(module) = self.modules.get_mut(name).filter(|module| !module.goes_back()) else { return };

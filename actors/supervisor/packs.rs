@@ -10,8 +10,8 @@ use vigie_protocol::module_name::ModuleName;
 use super::Supervisor;
 use super::module::Module;
 
-/// All that the policy has, by module and name. Sent by `FleetLink` when a policy comes into force, when it begins to join a
-/// fleet, and when the agent trusts others or belongs to no fleet any more.
+/// All that the policy has, by module and name. Sent by `FleetLink` when a policy comes into force, when it begins to
+/// join a fleet, and when the agent trusts others or belongs to no fleet any more.
 #[derive(Debug, Default, Message)]
 #[rtype(result = "()")]
 pub struct TakePacks(pub(crate) Packs);

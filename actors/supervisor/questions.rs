@@ -45,8 +45,8 @@ pub(crate) struct ModuleLines {
 #[rtype(result = "Option<LineFeeds>")]
 pub(crate) struct GetLineFeeds(pub(crate) ModuleName);
 
-/// What a module said on the side while it answered a query: lines of a standard module's stderr, and why its answer was
-/// dropped. Sent by `QueryRouter` after a query that has any; lost when the agent ends.
+/// What a module said on the side while it answered a query: lines of a standard module's stderr, and why its answer
+/// was dropped. Sent by `QueryRouter` after a query that has any; lost when the agent ends.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(crate) struct QueryLeft {

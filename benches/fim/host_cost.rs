@@ -118,8 +118,8 @@ pub(crate) fn loops(directory: &Path, files: usize) -> BenchResult<[f64; LOOPS.l
     ])
 }
 
-/// The module at rest. The tree is in a memory file system of which nobody else writes: with fanotify, whoever writes to
-/// the same file system wakes the module.
+/// The module at rest. The tree is in a memory file system of which nobody else writes: with fanotify, whoever writes
+/// to the same file system wakes the module.
 fn idle(bench: &Bench, report: &mut Report) -> BenchResult<()> {
     let memory = memory_directory()?;
     for number in 0..1_000 {

@@ -118,7 +118,8 @@ impl Tree {
             };
             pieces.push((size, contents.below(pool.len())));
         }
-        // One directory after the other, on all threads: a million files in the order of their numbers would take minutes.
+        // One directory after the other, on all threads: a million files in the order of their numbers would take
+        // minutes.
         let leaves = shape.parents * shape.children;
         let next = AtomicUsize::new(0);
         let work = || -> std::io::Result<()> {

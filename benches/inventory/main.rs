@@ -1,8 +1,8 @@
 //! `make bench-processes` and `make bench-packages`: what the modules cost beside ps(1) and `dpkg -V` in the same run.
 //!
 //! All are measured as whole processes that write to a file, in turns, by their processor time; each figure is the
-//! median of several runs. The benchmark program is also the modules: it starts itself with a hidden argument. A goal that
-//! is missed is shown as MISSED and is no failure of the program.
+//! median of several runs. The benchmark program is also the modules: it starts itself with a hidden argument. A goal
+//! that is missed is shown as MISSED and is no failure of the program.
 
 mod cost;
 mod packages;

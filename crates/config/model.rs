@@ -175,8 +175,8 @@ pub struct LimitsSection {
 pub struct JournalSection {
     /// Size in bytes at which a new segment is begun, 64 KiB to 1 TiB.
     pub segment_bytes: u64,
-    /// So many times `segment_bytes` are kept, 2 to 10,000; beyond it the oldest alerts are deleted, the less severe ones
-    /// before the others, and of those the ones of the module that takes most room.
+    /// So many times `segment_bytes` are kept, 2 to 10,000; beyond it the oldest alerts are deleted, the less severe
+    /// ones before the others, and of those the ones of the module that takes most room.
     pub keep_segments: u32,
     /// Alerts held in memory, in bytes, while the disk takes none; beyond it modules wait. 64 KiB to 1 GiB.
     pub memory_bytes: usize,
@@ -185,8 +185,8 @@ pub struct JournalSection {
 /// `[metrics]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MetricsSection {
-    /// TCP address of this host's loopback on which metrics are served over HTTP; none by default, because every user of
-    /// the host can connect to it.
+    /// TCP address of this host's loopback on which metrics are served over HTTP; none by default, because every user
+    /// of the host can connect to it.
     pub listen: Option<SocketAddr>,
     /// A file that node_exporter's textfile collector reads; its name ends in `.prom`. None by default.
     pub textfile: Option<PathBuf>,

@@ -12,7 +12,8 @@ use crate::sys;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
     /// Queue without a limit: 100 bytes of kernel memory and the length of the name for each event that was not read
-    /// yet. Without it the limit is `fs.fanotify.max_queued_events` (16,384), and [`Mask::Q_OVERFLOW`] says that it was reached.
+    /// yet. Without it the limit is `fs.fanotify.max_queued_events` (16,384), and [`Mask::Q_OVERFLOW`] says that it was
+    /// reached.
     pub unlimited_queue: bool,
     /// Report the process by descriptor as well. Linux 5.15.
     pub pidfd: bool,

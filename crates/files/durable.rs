@@ -10,8 +10,8 @@
 //! | `create`, [`rename`], [`remove`] | kept | kept or undone |
 //! | [`sync_directory`] after them | kept | kept |
 //!
-//! Where [`crate::remote`] is installed, another process makes the changes, so that a file system that hangs does not hold
-//! this one.
+//! Where [`crate::remote`] is installed, another process makes the changes, so that a file system that hangs does not
+//! hold this one.
 //!
 //! After [`DurableFile::sync`] has failed once, the file must not be synced again: the kernel has marked its pages as
 //! clean, and the next call would succeed without having written them. [`DurableFile`] refuses it.

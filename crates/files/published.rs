@@ -6,8 +6,8 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-/// Replaces the file, which then has this mode whatever the umask. What is written meanwhile lies beside it under another
-/// name; its directory may belong to another user, whose links are not followed.
+/// Replaces the file, which then has this mode whatever the umask. What is written meanwhile lies beside it under
+/// another name; its directory may belong to another user, whose links are not followed.
 ///
 /// # Errors
 /// When the directory does not take the file.

@@ -23,9 +23,9 @@
 //! }
 //! ```
 //!
-//! What is legal after a cut, as ext4 and xfs behave and POSIX allows: each 512 bytes of a file and its length are as they
-//! were at any moment since its last sync, so that a file that grew may hold zeros; of the names since the last sync of the
-//! directory any may be as before, in any order that the later ones do not rule out.
+//! What is legal after a cut, as ext4 and xfs behave and POSIX allows: each 512 bytes of a file and its length are as
+//! they were at any moment since its last sync, so that a file that grew may hold zeros; of the names since the last
+//! sync of the directory any may be as before, in any order that the later ones do not rule out.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

@@ -1,14 +1,14 @@
 //! A small process that makes the changes of durable files, and the agent's side of it.
 //!
 //! A thread that writes to a file system that hangs (frozen, or its disk gone) keeps its whole process alive until it
-//! wakes, beyond SIGKILL, with every lock and socket. So the agent has its changes made by another process, waits for the
-//! answer on a thread that can be ended, and leaves that process behind when it ends itself. The price is half a megabyte
-//! of memory and a copy and two changes of process for each change.
+//! wakes, beyond SIGKILL, with every lock and socket. So the agent has its changes made by another process, waits for
+//! the answer on a thread that can be ended, and leaves that process behind when it ends itself. The price is half a
+//! megabyte of memory and a copy and two changes of process for each change.
 //!
-//! Files are opened by the agent (opening one that exists never waits for a frozen file system) and their descriptors are
-//! sent with each order, so the process knows nothing: when it is killed, the order under way fails and the next one finds
-//! a new process. It is killed with the agent: what it waited to write is then not written when the disk wakes, beside
-//! the work of the next agent.
+//! Files are opened by the agent (opening one that exists never waits for a frozen file system) and their descriptors
+//! are sent with each order, so the process knows nothing: when it is killed, the order under way fails and the next
+//! one finds a new process. It is killed with the agent: what it waited to write is then not written when the disk
+//! wakes, beside the work of the next agent.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};

@@ -127,9 +127,9 @@ impl Admitted {
         Refused::of(refusal, &self.action, &self.signers)
     }
 
-    /// Looks whether a state of the agent that is gone may have run the action, when the agent noticed at `noticed` that its
-    /// state is an older copy: the replay log is one as well. What could not be begun before that moment is not in doubt.
-    /// The end of a standing question is taken in any case, since ending it twice does no harm.
+    /// Looks whether a state of the agent that is gone may have run the action, when the agent noticed at `noticed`
+    /// that its state is an older copy: the replay log is one as well. What could not be begun before that moment is
+    /// not in doubt. The end of a standing question is taken in any case, since ending it twice does no harm.
     ///
     /// # Errors
     ///

@@ -59,8 +59,8 @@ pub enum Told {
         /// Number of the last one.
         last_seq: u64,
     },
-    /// The alerts that follow are in a journal of another name: the agent found that the former one may not be its alone,
-    /// because its files came from another machine or are an older copy.
+    /// The alerts that follow are in a journal of another name: the agent found that the former one may not be its
+    /// alone, because its files came from another machine or are an older copy.
     Renamed {
         /// Which agent.
         agent: AgentId,

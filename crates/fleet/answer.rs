@@ -165,8 +165,8 @@ pub struct FleetAlert {
     pub continues: Option<Continued>,
 }
 
-/// What a journal was called before: its files came from another machine, or are an older copy, so that another agent may
-/// have used the name for other alerts.
+/// What a journal was called before: its files came from another machine, or are an older copy, so that another agent
+/// may have used the name for other alerts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Continued {
     /// The name.
@@ -193,8 +193,8 @@ impl FleetAlert {
     }
 }
 
-/// Longest parameters of all operations that a record keeps, in bytes of JSON: with their escapes in the seal they fit in
-/// the 16 KiB of a record.
+/// Longest parameters of all operations that a record keeps, in bytes of JSON: with their escapes in the seal they fit
+/// in the 16 KiB of a record.
 const MAX_ASKED_BYTES: usize = 4096;
 
 /// Longest target that a record keeps, in bytes.

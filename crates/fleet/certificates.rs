@@ -1,8 +1,8 @@
-//! Certificates for clients of brokers that want one: a CA, the keys of hosts, and what the CA signs. Pure but for random
-//! numbers.
+//! Certificates for clients of brokers that want one: a CA, the keys of hosts, and what the CA signs. Pure but for
+//! random numbers.
 //!
-//! Who somebody is, the broker takes from the login and not from the certificate; a certificate only opens the door. All
-//! that one says comes from whoever signs it; of a request only the public key is taken.
+//! Who somebody is, the broker takes from the login and not from the certificate; a certificate only opens the door.
+//! All that one says comes from whoever signs it; of a request only the public key is taken.
 
 use std::time::Duration;
 

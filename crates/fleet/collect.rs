@@ -131,7 +131,8 @@ pub(crate) struct Parts {
     digests: BTreeMap<u32, u64>,
     last: Option<u32>,
     complete: bool,
-    /// All of it is an answer that adds nothing, see [`is_of_restored_state`]; others to the same action are no contradiction.
+    /// All of it is an answer that adds nothing, see [`is_of_restored_state`]; others to the same action are no
+    /// contradiction.
     adds_nothing: bool,
 }
 
@@ -212,8 +213,8 @@ impl Collector {
 /// Largest message in bytes that is looked at for an answer that adds nothing: it has no results.
 const MAX_ADDS_NOTHING: usize = 8 * 1024;
 
-/// Whether a message looks like the whole answer of an agent that may have no memory of what it answered before. Whoever reads
-/// the newest message of an agent first looks for an older answer, which holds. Says nothing of its seal.
+/// Whether a message looks like the whole answer of an agent that may have no memory of what it answered before.
+/// Whoever reads the newest message of an agent first looks for an older answer, which holds. Says nothing of its seal.
 #[must_use]
 pub fn is_of_restored_state(payload: &[u8]) -> bool {
     let read = || {

@@ -37,7 +37,8 @@ pub struct Heartbeat {
     /// Its files were made on another machine.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub copied: bool,
-    /// The fleet had something of this agent that the agent's files did not know: they are an older copy, or another host's.
+    /// The fleet had something of this agent that the agent's files did not know: they are an older copy, or another
+    /// host's.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reverted: bool,
     /// How far its alerts reach.

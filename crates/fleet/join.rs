@@ -9,7 +9,8 @@
 //!
 //! The broker is not trusted: it cannot make a request, so it lets nobody in; it cannot make an answer, so it cannot
 //! give a host another name, fleet or policy. A request that comes again, from whomever, is about the same key and
-//! name, and leads to the same record. How many hosts a token let in is counted in the signed enrolments, which name it.
+//! name, and leads to the same record. How many hosts a token let in is counted in the signed enrolments, which name
+//! it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -501,8 +502,8 @@ pub fn denies_earlier(answer: &Answer, request: &Request) -> bool {
     matches!(answer.outcome, Outcome::Denied { by_person: false, .. }) && answer.made != request.made
 }
 
-/// What a host that asked makes of an answer: what it gets, or why it is not let in. `policy` is the newest that the root
-/// keys signed.
+/// What a host that asked makes of an answer: what it gets, or why it is not let in. `policy` is the newest that the
+/// root keys signed.
 ///
 /// # Errors
 ///

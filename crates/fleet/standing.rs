@@ -253,8 +253,8 @@ impl Reader {
         Self { question, parts: HashMap::new() }
     }
 
-    /// Takes a message of the question's slot; `open` checks a seal against the key that is enrolled for the agent. A report
-    /// when it is whole; nothing for what answers something else.
+    /// Takes a message of the question's slot; `open` checks a seal against the key that is enrolled for the agent. A
+    /// report when it is whole; nothing for what answers something else.
     ///
     /// # Errors
     /// When no honest agent sent it.

@@ -45,8 +45,8 @@ pub const CAPABILITIES: [&str; 41] = [
     "cap_checkpoint_restore",
 ];
 
-/// What has to be changed when other users' processes cannot be read: whoever asks may be root, but the one who reads is
-/// a process of the agent, and root need not have every capability.
+/// What has to be changed when other users' processes cannot be read: whoever asks may be root, but the one who reads
+/// is a process of the agent, and root need not have every capability.
 #[must_use]
 pub fn tracing_hint() -> &'static str {
     let status = std::fs::read("/proc/thread-self/status").unwrap_or_default();

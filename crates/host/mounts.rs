@@ -9,7 +9,8 @@ use std::io::{self, Read};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 
-/// File systems whose files are on other hosts, or made by a program that answers when it likes. `fuse.NAME` is another.
+/// File systems whose files are on other hosts, or made by a program that answers when it likes. `fuse.NAME` is
+/// another.
 const REMOTE: [&str; 18] = [
     "9p",
     "afs",
@@ -234,8 +235,8 @@ impl Mounts {
     }
 }
 
-/// A way into another process's mounts, `/proc/PID/root`: the process's directory, and the path as that process names it.
-/// What the link says is a path over there, and would be another directory here.
+/// A way into another process's mounts, `/proc/PID/root`: the process's directory, and the path as that process names
+/// it. What the link says is a path over there, and would be another directory here.
 #[must_use]
 pub fn of_process(root: &Path) -> Option<(PathBuf, PathBuf)> {
     let mut components = root.components();

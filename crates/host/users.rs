@@ -50,8 +50,9 @@ impl Names {
         self.user_numbers.get(user).copied().or_else(|| user.parse().ok())
     }
 
-    /// The number of a user who is asked for. Of one whom this host does not know it is one that nobody has, and the name is
-    /// added to `unknown`: a question is for many hosts, and on each it must have an answer. `None` is no name at all.
+    /// The number of a user who is asked for. Of one whom this host does not know it is one that nobody has, and the
+    /// name is added to `unknown`: a question is for many hosts, and on each it must have an answer. `None` is no name
+    /// at all.
     #[must_use]
     pub fn asked_uid(&self, user: &str, unknown: &mut Vec<String>) -> Option<u32> {
         self.uid(user).or_else(|| {
@@ -95,8 +96,8 @@ pub fn account_number(text: &str) -> Option<u32> {
     u32::try_from(value & u64::from(u32::MAX)).ok()
 }
 
-/// A line of passwd(5), group(5), shadow(5) or gshadow(5) as the C library sees it: without blanks before it, and without
-/// what stands behind a NUL. `None` when nothing is left, or a comment.
+/// A line of passwd(5), group(5), shadow(5) or gshadow(5) as the C library sees it: without blanks before it, and
+/// without what stands behind a NUL. `None` when nothing is left, or a comment.
 #[must_use]
 pub fn account_line(line: &[u8]) -> Option<&[u8]> {
     let line = line.split(|byte| *byte == 0).next().unwrap_or_default();
@@ -125,8 +126,8 @@ pub struct PasswdFields<'a> {
     pub directory: &'a str,
     /// Empty means `/bin/sh`.
     pub shell: &'a str,
-    /// It has 7 fields, as it should. glibc logs in an account of four as well, and takes the eighth for a part of the shell;
-    /// musl passes over lines with fewer.
+    /// It has 7 fields, as it should. glibc logs in an account of four as well, and takes the eighth for a part of the
+    /// shell; musl passes over lines with fewer.
     pub is_regular: bool,
 }
 

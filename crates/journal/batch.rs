@@ -1,5 +1,5 @@
-//! Batches as they go to the disk. Sealing (checksums, digests, links) is work for the processor and needs no file: the next
-//! batch can be sealed while the one before is being written. Pure.
+//! Batches as they go to the disk. Sealing (checksums, digests, links) is work for the processor and needs no file: the
+//! next batch can be sealed while the one before is being written. Pure.
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,7 @@
 //! The chain of batches: each batch's digests go into the head, which so stands for all batches before it. Pure.
 //!
-//! A batch has one digest for each [share](crate::line::share_of) and severity, which is what retention deletes at once:
-//! so what is left of a batch is proved as before. Batches of version 2 have two, of severe and of other lines.
+//! A batch has one digest for each [share](crate::line::share_of) and severity, which is what retention deletes at
+//! once: so what is left of a batch is proved as before. Batches of version 2 have two, of severe and of other lines.
 //!
 //! A record has only a checksum: a hash for each would cost a fifth of a core at a million records a second, while one
 //! for a batch costs nothing that counts. The head proves nothing against who can write the journal, unless somebody

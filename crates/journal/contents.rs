@@ -51,9 +51,9 @@ impl Contents {
         self.other_bytes += bytes as u64;
     }
 
-    /// Adds the last line of the batch whose alerts these are, with the notes of those that were `deleted` from it. Whoever
-    /// has or had most alerts in it pays, and nobody when none of those is left: what a flood brought along must not take
-    /// the room of others.
+    /// Adds the last line of the batch whose alerts these are, with the notes of those that were `deleted` from it.
+    /// Whoever has or had most alerts in it pays, and nobody when none of those is left: what a flood brought along
+    /// must not take the room of others.
     pub(crate) fn add_commit(&mut self, bytes: usize, deleted: &BTreeMap<String, Counts>) {
         let weight = |share: &String| {
             let Tally { counts, bytes } = self.shares.get(share).copied().unwrap_or_default();

@@ -37,8 +37,8 @@ pub(crate) struct Body<'a> {
 }
 
 impl Draft {
-    /// Says of whom and when the records are that [`Self::push`] adds. `share` is whose room they take, when that is not
-    /// the module's: `MODULE:WHAT`.
+    /// Says of whom and when the records are that [`Self::push`] adds. `share` is whose room they take, when that is
+    /// not the module's: `MODULE:WHAT`.
     pub fn source(&mut self, time: &str, module: &str, share: Option<&str>) -> Source {
         let mut text = format!(r#","time":"{time}","module":"{module}""#);
         if let Some(share) = share {

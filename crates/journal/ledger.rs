@@ -1,8 +1,8 @@
 //! What retention has deleted: whole segments as ranges of numbers, and how many alerts of each severity in all. With
 //! it a reader knows whether alerts are missing or were deleted for want of room.
 //!
-//! A range between segments that become one is noted in their file and leaves the ledger: it holds at most about as many
-//! ranges as there are segments, however long a flood lasts.
+//! A range between segments that become one is noted in their file and leaves the ledger: it holds at most about as
+//! many ranges as there are segments, however long a flood lasts.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;

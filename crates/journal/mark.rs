@@ -2,9 +2,9 @@
 //!
 //! With it numbers never go back, even when all segments are emptied or deleted, and it is known how many alerts went
 //! with them. Two slots of one disk sector each are written in turn, so that a torn write leaves the other one. The
-//! mark is written after the segment's own sync: it never names an alert that was not on disk. It is synced when there is
-//! time, because nobody should wait for a disk twice: a power loss costs it a second, and only matters when the segments go
-//! at the same time.
+//! mark is written after the segment's own sync: it never names an alert that was not on disk. It is synced when there
+//! is time, because nobody should wait for a disk twice: a power loss costs it a second, and only matters when the
+//! segments go at the same time.
 
 use std::io;
 use std::path::Path;
@@ -86,7 +86,8 @@ impl HighWater {
         (Self { file: None, writes, is_unsynced: false, replaced: false }, found.map(|(_, mark)| mark))
     }
 
-    /// Writes the mark, for [`Self::sync`] to bring it to the disk. After an error the next write begins with a new file.
+    /// Writes the mark, for [`Self::sync`] to bring it to the disk. After an error the next write begins with a new
+    /// file.
     ///
     /// # Errors
     /// When it cannot be written to disk.

@@ -118,8 +118,8 @@ fn sealed_anew(line: &str, change: impl FnOnce(&mut Deleted)) -> String {
     String::from_utf8(bytes).unwrap().trim_end().to_owned()
 }
 
-/// The notes of what went from between merged segments are in their file only: whoever removes one, or has it stand for less
-/// or for another chain, with right checksums, is found by the proof.
+/// The notes of what went from between merged segments are in their file only: whoever removes one, or has it stand for
+/// less or for another chain, with right checksums, is found by the proof.
 #[test]
 fn a_note_in_merged_segments_that_is_changed_or_removed_breaks_the_proof() {
     let directory = temporary();

@@ -1,7 +1,8 @@
 //! What the journal is called, and was called before.
 //!
-//! A journal gets a new name when alerts of another host may bear the old one: its files were copied to another machine,
-//! or an older copy of them was put back. Numbers go on, so that a name and a number stand for one alert for ever.
+//! A journal gets a new name when alerts of another host may bear the old one: its files were copied to another
+//! machine, or an older copy of them was put back. Numbers go on, so that a name and a number stand for one alert for
+//! ever.
 
 use std::io;
 use std::path::Path;
@@ -80,8 +81,8 @@ impl Names {
         self.renamed_at
     }
 
-    /// Number after which somebody goes on who has everything up to `after` of what bore the name `journal`: what may be
-    /// another host's under that name comes again under the present one. Nothing when it was never called that.
+    /// Number after which somebody goes on who has everything up to `after` of what bore the name `journal`: what may
+    /// be another host's under that name comes again under the present one. Nothing when it was never called that.
     #[must_use]
     pub fn resume(&self, journal: &str, after: u64) -> Option<u64> {
         if journal == self.current {
@@ -101,8 +102,8 @@ fn store(directory: &Path, kept: &Kept) -> io::Result<()> {
     durable::replace(&directory.join(FILE_NAME), &serde_json::to_vec(kept)?, Durability::Power)
 }
 
-/// Gives the journal in `directory` another name, because what is recorded under its present one after `through` may not be
-/// the only thing that bears it. Blocking.
+/// Gives the journal in `directory` another name, because what is recorded under its present one after `through` may
+/// not be the only thing that bears it. Blocking.
 ///
 /// # Errors
 /// When it cannot be written to disk.
@@ -138,9 +139,9 @@ pub enum SettleError {
     Failed(#[from] io::Error),
 }
 
-/// Notes that the journal in `directory` is on this machine, and gives it another name when it comes from another one, or was
-/// to get one when the agent ended. A machine without an ID is never another one. Blocking; called before the journal is
-/// opened.
+/// Notes that the journal in `directory` is on this machine, and gives it another name when it comes from another one,
+/// or was to get one when the agent ended. A machine without an ID is never another one. Blocking; called before the
+/// journal is opened.
 ///
 /// # Errors
 /// When it cannot be written to disk.

@@ -477,8 +477,8 @@ impl Reader {
         self.found.push_back((Item::Damaged(Damage { after, kind }), 0));
     }
 
-    /// Says what is missing from `first` to `last`: deleted as the ledger knows, or not to be explained. `false` when an
-    /// older segment says more, and is to be read again.
+    /// Says what is missing from `first` to `last`: deleted as the ledger knows, or not to be explained. `false` when
+    /// an older segment says more, and is to be read again.
     fn gap(&mut self, mut first: u64, last: u64, damaged: bool) -> io::Result<bool> {
         let why = if damaged { Cause::Damaged } else { Cause::Lost };
         let ledger = Ledger::load(&self.directory).unwrap_or_default();

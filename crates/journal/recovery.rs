@@ -111,7 +111,8 @@ pub(crate) fn read(directory: &Path, marked: u64) -> Result<Found, OpenError> {
             closed.push(ClosedSegment::new(name, last, contents(&path)));
             continue;
         }
-        // What it holds of the next one's alerts the disk did not take, and they are there again or were never acknowledged.
+        // What it holds of the next one's alerts the disk did not take, and they are there again or were never
+        // acknowledged.
         let until = next.map_or(u64::MAX, |next| next.first);
         let scan = Scan::of(name, until, &path, &mut seen).map_err(segment_error)?;
         let damaged = scan.damaged;
@@ -177,8 +178,8 @@ fn take_merged(directory: &Path, names: &mut Vec<Name>) -> Vec<Name> {
     names.extract_if(.., is_merged).collect()
 }
 
-/// What is in a closed segment. One that cannot be read keeps nobody from recording alerts: retention reports it, and so
-/// does who reads it.
+/// What is in a closed segment. One that cannot be read keeps nobody from recording alerts: retention reports it, and
+/// so does who reads it.
 fn contents(path: &Path) -> Contents {
     segment::contents(path).unwrap_or_else(|_| {
         let other_bytes = path.symlink_metadata().map_or(0, |found| found.len());

@@ -81,8 +81,8 @@ pub(crate) fn is_too_much(closed: &[ClosedSegment], allowance: u64) -> bool {
     closed.iter().map(|segment| segment.contents.total_bytes()).sum::<u64>() > allowance
 }
 
-/// Which segment becomes one with the next one, if there are more than `most`: those that take least together. They take
-/// less than a full one when twice as many are allowed as there is room for.
+/// Which segment becomes one with the next one, if there are more than `most`: those that take least together. They
+/// take less than a full one when twice as many are allowed as there is room for.
 pub(crate) fn next_merge(closed: &[ClosedSegment], most: usize) -> Option<usize> {
     if closed.len() <= most {
         return None;
@@ -93,11 +93,11 @@ pub(crate) fn next_merge(closed: &[ClosedSegment], most: usize) -> Option<usize>
     pairs.min_by_key(|(_, pair)| bytes(pair)).map(|(index, _)| index)
 }
 
-/// Decides what goes next, if anything must. `closed` are in order, and none is rough that is not put off; `sent_through`
-/// is the number of the newest alert that the fleet has, absent when no fleet wants them.
+/// Decides what goes next, if anything must. `closed` are in order, and none is rough that is not put off;
+/// `sent_through` is the number of the newest alert that the fleet has, absent when no fleet wants them.
 ///
-/// What is put off counts for whom it is of, as everything does: otherwise lesser alerts in it would take the room of severe
-/// ones.
+/// What is put off counts for whom it is of, as everything does: otherwise lesser alerts in it would take the room of
+/// severe ones.
 pub(crate) fn next_victim(
     closed: &[ClosedSegment],
     allowance: u64,

@@ -1,8 +1,8 @@
 //! Rewrites closed segments: one without what goes, or two neighbours as one.
 //!
-//! A segment of which little is left would cost as much to look after as a full one, so neighbours become one when there
-//! are too many. Their lines stay as they are, and are proved as before: the first line of the later one too, unless the
-//! chain says the same without it.
+//! A segment of which little is left would cost as much to look after as a full one, so neighbours become one when
+//! there are too many. Their lines stay as they are, and are proved as before: the first line of the later one too,
+//! unless the chain says the same without it.
 //!
 //! The new file is written beside the old one and renamed, so that whoever reads the old one reads on in it. Then the
 //! writer deletes the later one. Until then, the last line of the new file says that what it holds goes as far

@@ -499,7 +499,8 @@ fn what_was_given_up_is_told_after_a_restart_and_each_alert_of_it_once() {
 }
 
 /// How long one append takes at the default limits while a flood fills the journal beside alerts of others. Run it in
-/// release, on the disk that is asked about: `TMPDIR=… cargo test --release -p vigie-journal stalls -- --ignored --nocapture`.
+/// release, on the disk that is asked about: `TMPDIR=… cargo test --release -p vigie-journal stalls -- --ignored
+/// --nocapture`.
 #[test]
 #[ignore = "a measurement of minutes: it writes more than two GiB"]
 fn how_long_an_append_stalls_at_the_limit() {

@@ -30,8 +30,8 @@ const UNNUMBERED_IDS: usize = 65_536;
 const SEQUENCES: usize = 1024;
 const RANGES: usize = 4096;
 
-/// Ranges remembered for one module in all: numbers that a module leaves out cost the agent a range each. When there are
-/// more, a quarter is forgotten at once, so that the search for what to forget costs nothing that counts.
+/// Ranges remembered for one module in all: numbers that a module leaves out cost the agent a range each. When there
+/// are more, a quarter is forgotten at once, so that the search for what to forget costs nothing that counts.
 const MODULE_RANGES: usize = 32_768;
 
 /// Which ids are recorded.

@@ -16,7 +16,8 @@ use crate::line::{self, Closed, Line, MAX_LINE_BYTES, MAX_SEQ, Sealed};
 const READ_BYTES: usize = 64 * 1024;
 
 /// How much of a segment's end is read first to find its last line, which has an entry for each module; while the line
-/// is longer, so many times more is read. What is longer than the limit is no last line: it has room for 100,000 modules.
+/// is longer, so many times more is read. What is longer than the limit is no last line: it has room for 100,000
+/// modules.
 const TAIL_BYTES: u64 = 4096;
 const TAIL_FACTOR: u64 = 16;
 const MAX_TAIL_BYTES: u64 = 16 << 20;

@@ -532,9 +532,9 @@ fn a_flipped_bit_in_the_very_last_line_feed_is_told() {
     }
 }
 
-/// What is on disk after a power cut: every acknowledged alert is there or counted as deleted, none is there that was not
-/// written, no number is given twice, an id is known exactly when its alert is there, and nothing is called damaged or
-/// missing.
+/// What is on disk after a power cut: every acknowledged alert is there or counted as deleted, none is there that was
+/// not written, no number is given twice, an id is known exactly when its alert is there, and nothing is called damaged
+/// or missing.
 pub(crate) fn what_is_left_after_a_cut(
     history: &History,
     cut: usize,

@@ -70,8 +70,8 @@ pub(crate) fn verify_while(
             walk => walk?,
         };
         meanwhile();
-        // Of segments that retention deleted meanwhile there is a note by now: here, or in the one before if both became
-        // one.
+        // Of segments that retention deleted meanwhile there is a note by now: here, or in the one before if both
+        // became one.
         work.ledger = Ledger::load(directory).or(work.ledger);
         if !is_again && name.first > work.expected() {
             next = work.next(directory, before, newest)?;
@@ -209,8 +209,8 @@ impl Verifying {
         self.last.max(self.closed) + 1
     }
 
-    /// The segment to be read after `before`, up to the `newest`: the next one, or one that was read and holds more by now,
-    /// because others were merged with it.
+    /// The segment to be read after `before`, up to the `newest`: the next one, or one that was read and holds more by
+    /// now, because others were merged with it.
     fn next(
         &mut self,
         directory: &Path,

@@ -27,8 +27,8 @@ use crate::rewrite::Rewrite;
 use crate::seen::{SeenIds, SeenSnapshot};
 use crate::segment::Name;
 
-/// How much of old segments is read with each batch to make room, in bytes, and how many times the bytes of the batch: of
-/// what a flood fills room must be made as quickly.
+/// How much of old segments is read with each batch to make room, in bytes, and how many times the bytes of the batch:
+/// of what a flood fills room must be made as quickly.
 const STEP_BYTES: u64 = 2 << 20;
 const STEP_FACTOR: u64 = 8;
 
@@ -136,7 +136,8 @@ pub struct Writer {
     high_water: HighWater,
     /// The journal's name.
     identity: String,
-    /// Files beside the segments that somebody else took away: since that was asked, and those that are not there again.
+    /// Files beside the segments that somebody else took away: since that was asked, and those that are not there
+    /// again.
     taken_away: Vec<&'static str>,
     said: Vec<&'static str>,
     ledger: Ledger,
@@ -321,8 +322,8 @@ impl Writer {
         }
     }
 
-    /// Gives the journal another name: what is recorded under the present one after `through` may bear the name of another
-    /// host's alerts.
+    /// Gives the journal another name: what is recorded under the present one after `through` may bear the name of
+    /// another host's alerts.
     ///
     /// # Errors
     /// When it cannot be written to disk.

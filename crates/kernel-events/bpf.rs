@@ -196,8 +196,8 @@ impl BpfSource {
         self.wakeups.as_fd()
     }
 
-    /// Hands on what is there now; what comes meanwhile as well, but no more than a full ring: who writes faster than this
-    /// is read must not keep the reader from his other work.
+    /// Hands on what is there now; what comes meanwhile as well, but no more than a full ring: who writes faster than
+    /// this is read must not keep the reader from his other work.
     pub(crate) fn drain(&mut self, sink: &mut dyn FnMut(Event)) -> Result<(), SourceError> {
         for _ in 0..=self.ring_bytes / SMALLEST / BATCH {
             let taken = self.ring.consume_raw_n(BATCH);

@@ -115,8 +115,8 @@ impl Connector {
         })
     }
 
-    /// Asks for these events alone; whether the kernel can. One before 6.6 does not answer to the longer message. A filter
-    /// keeps back the answer as well, so the kernel is asked for everything first.
+    /// Asks for these events alone; whether the kernel can. One before 6.6 does not answer to the longer message. A
+    /// filter keeps back the answer as well, so the kernel is asked for everything first.
     fn filter(&mut self, events: u32) -> Result<bool, SourceError> {
         if !self.subscribe(Some(EVENT_NONE))? {
             return Ok(false);
@@ -167,7 +167,8 @@ impl Connector {
                 },
                 Err(Errno::AGAIN) => return Ok(()),
                 Err(Errno::INTR) => {}
-                // The kernel dropped messages. How many, the gap in their numbers tells; with a filter it was one or more.
+                // The kernel dropped messages. How many, the gap in their numbers tells; with a filter it was one or
+                // more.
                 Err(Errno::NOBUFS) => self.counters.lost_of_any_kind += u64::from(self.filtered),
                 Err(error) => {
                     return Err(SourceError::Connector { what: "be read", source: error.into() });

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! [`Source::open`] takes BPF where it can be loaded, otherwise the process connector, and says which and why. What is
-//! lost is counted by kind and by whose it was ([`Source::counters`]): in the ring, where nobody can take the room of the
-//! trusted ([`Account`]), in the kernel's own recursion counters, in a full socket.
+//! lost is counted by kind and by whose it was ([`Source::counters`]): in the ring, where nobody can take the room of
+//! the trusted ([`Account`]), in the kernel's own recursion counters, in a full socket.
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -38,8 +38,8 @@ pub mod proc;
 mod record;
 mod source;
 
-/// The BPF programs that the kernel has loaded, by their numbers: name, kind and who loaded them. Nothing when it does not
-/// list them to us, or BPF is not part of this build.
+/// The BPF programs that the kernel has loaded, by their numbers: name, kind and who loaded them. Nothing when it does
+/// not list them to us, or BPF is not part of this build.
 #[must_use]
 pub fn bpf_programs() -> Option<std::collections::BTreeMap<u32, String>> {
     #[cfg(bpf_program)]

@@ -1,14 +1,15 @@
 //! A small process that writes the log file, and the agent's side of it.
 //!
-//! A file system that hangs (a frozen or lost disk) keeps a thread that writes there until it wakes, and with the thread
-//! the whole process: after SIGKILL as well, with its locks and sockets. So the agent hands its lines to a process of
-//! its own and can leave that behind. The price is half a megabyte of memory, one more copy of each line, and that
-//! lines which the agent gave away a moment before a crash of the whole host are lost with more than one process.
+//! A file system that hangs (a frozen or lost disk) keeps a thread that writes there until it wakes, and with the
+//! thread the whole process: after SIGKILL as well, with its locks and sockets. So the agent hands its lines to a
+//! process of its own and can leave that behind. The price is half a megabyte of memory, one more copy of each line,
+//! and that lines which the agent gave away a moment before a crash of the whole host are lost with more than one
+//! process.
 //!
-//! Lines go in packets of whole lines through a socket (SOCK_SEQPACKET); what the socket holds is the bound of what waits
-//! for the disk, and beyond it the agent drops lines and counts them, as for a reader that does not read. The agent
-//! keeps the writer's end open as well: a writer that is killed leaves the waiting packets to the next one. The end
-//! of the agent is the end of the socket, and the writer's end when it has written what is there.
+//! Lines go in packets of whole lines through a socket (SOCK_SEQPACKET); what the socket holds is the bound of what
+//! waits for the disk, and beyond it the agent drops lines and counts them, as for a reader that does not read. The
+//! agent keeps the writer's end open as well: a writer that is killed leaves the waiting packets to the next one. The
+//! end of the agent is the end of the socket, and the writer's end when it has written what is there.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};

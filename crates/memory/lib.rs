@@ -1,10 +1,11 @@
-//! Giving back what only the start of a process needed: its heap, and its code, which comes back from the file when it is
-//! needed again. On a host with many small processes of Vigie that is most of what they take.
+//! Giving back what only the start of a process needed: its heap, and its code, which comes back from the file when it
+//! is needed again. On a host with many small processes of Vigie that is most of what they take.
 
 use std::fs;
 use std::ops::Range;
 
-/// malloc_trim(3): gives free memory of the heap back to the system. Where the C library has no such call nothing happens.
+/// malloc_trim(3): gives free memory of the heap back to the system. Where the C library has no such call nothing
+/// happens.
 pub fn give_back_heap() {
     #[cfg(target_env = "gnu")]
     #[expect(unsafe_code, reason = "nothing safe wraps malloc_trim(3)")]
@@ -14,16 +15,17 @@ pub fn give_back_heap() {
     }
 }
 
-/// Gives back the pages of the program's own file, code and constants, that were used until now; those that are used again
-/// are mapped again from it. Blocking: the kernel walks through all memory of the process for it. Where it does not say what
-/// is where, nothing happens.
+/// Gives back the pages of the program's own file, code and constants, that were used until now; those that are used
+/// again are mapped again from it. Blocking: the kernel walks through all memory of the process for it. Where it does
+/// not say what is where, nothing happens.
 pub fn give_back_code() {
     let here = give_back_code as *const () as usize;
     let Ok(smaps) = fs::read_to_string("/proc/self/smaps") else { return };
     for range in pages_of_file(&smaps, here) {
         #[expect(unsafe_code, reason = "nothing safe wraps madvise(2)")]
-        // SAFETY: the range is one whole mapping of a file, private, without the right to write and without a page that is
-        // not the file's own (relocations, a debugger's marks), as the kernel has just said: all of it comes back as it was.
+        // SAFETY: the range is one whole mapping of a file, private, without the right to write and without a page that
+        // is not the file's own (relocations, a debugger's marks), as the kernel has just said: all of it comes back as
+        // it was.
         unsafe {
             libc::madvise(range.start as *mut libc::c_void, range.len(), libc::MADV_DONTNEED);
         }

@@ -58,7 +58,8 @@ pub fn is_whole(head: &[u8]) -> bool {
     head.windows(4).any(|end| end == b"\r\n\r\n") || head.windows(2).any(|end| end == b"\n\n")
 }
 
-/// Reads the head of a request. `on_loopback` says that it came over TCP, where its `Host` must be this host's loopback.
+/// Reads the head of a request. `on_loopback` says that it came over TCP, where its `Host` must be this host's
+/// loopback.
 ///
 /// # Errors
 /// Why it is not answered with metrics.

@@ -1,7 +1,8 @@
 //! What the package managers of the host recorded of its files.
 //!
-//! dpkg and apk keep their databases as text, which is read here; rpm's is read through [`crate::installed`]. A record says what a package brought, not what is right: whoever may change
-//! a program of the system may change the record as well.
+//! dpkg and apk keep their databases as text, which is read here; rpm's is read through [`crate::installed`]. A record
+//! says what a package brought, not what is right: whoever may change a program of the system may change the record as
+//! well.
 //!
 //! ```text
 //!  path ─► Aliases (/bin/ls is /usr/bin/ls) ─► Index (path ─► package, 12 bytes each) ─► Recorded
@@ -114,7 +115,8 @@ pub struct Recorded {
 }
 
 impl Recorded {
-    /// Whether a digest is recorded, as it is of regular files only. apk's say nothing: it records those of links as well.
+    /// Whether a digest is recorded, as it is of regular files only. apk's say nothing: it records those of links as
+    /// well.
     #[must_use]
     pub fn is_regular(&self) -> bool {
         self.md5.is_some() || self.sha256.is_some()
@@ -193,9 +195,9 @@ impl Packages {
     /// to none here.
     ///
     /// The path is absolute, as seen from the root, and no directory in it is a link; links in `/` and `/usr` that lead
-    /// to directories, such as `/bin`, may stand in it as they may in a record. The first question reads the index; what
-    /// has changed is read again when that is more than a second ago by `now`. A manager that is at work moves files
-    /// first and records them then: whoever compares should ask when it has done.
+    /// to directories, such as `/bin`, may stand in it as they may in a record. The first question reads the index;
+    /// what has changed is read again when that is more than a second ago by `now`. A manager that is at work moves
+    /// files first and records them then: whoever compares should ask when it has done.
     pub fn find(&mut self, path: &Path, now: Instant) -> Option<Recorded> {
         let databases = self.read.get_or_insert_with(|| Databases {
             aliases: Aliases::default(),
@@ -296,8 +298,8 @@ fn plain(directory: &str, target: &[u8]) -> Option<Vec<u8>> {
     (!names.is_empty()).then(|| names.iter().flat_map(|name| [b"/", *name].concat()).collect())
 }
 
-/// Which package each path belongs to. A path is known by a keyed hash alone, so nobody can choose one that is taken for
-/// another; with 200,000 paths two have the same hash on one host of a billion.
+/// Which package each path belongs to. A path is known by a keyed hash alone, so nobody can choose one that is taken
+/// for another; with 200,000 paths two have the same hash on one host of a billion.
 #[derive(Debug, Default)]
 struct Index {
     keys: RandomState,

@@ -54,7 +54,8 @@ pub(crate) fn lines(file: impl Read, mut each: impl FnMut(Line<'_>)) -> io::Resu
     }
 }
 
-/// Gives each line of a file with its offset in bytes, without its newline; what is too long is left out. How many were.
+/// Gives each line of a file with its offset in bytes, without its newline; what is too long is left out. How many
+/// were.
 pub(crate) fn each_line(file: impl Read, mut each: impl FnMut(u64, &[u8])) -> io::Result<u64> {
     let mut left_out = 0;
     lines(file, |line| match line.end {

@@ -31,8 +31,8 @@ pub enum VersionError {
     Character,
 }
 
-/// Compares two versions of packages in their manager's order. What is not a version is compared all the same, as far as
-/// it goes: an installed package has the version that it has.
+/// Compares two versions of packages in their manager's order. What is not a version is compared all the same, as far
+/// as it goes: an installed package has the version that it has.
 #[must_use]
 pub fn compare(manager: Manager, a: &str, b: &str) -> Ordering {
     match manager {

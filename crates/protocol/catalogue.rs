@@ -75,8 +75,8 @@ conditions! {
     /// Retention deleted alerts before they were read, because the journal reached its size limit.
     JournalTrimmed = "journal-trimmed", Warning,
         "Increase journal.segment_bytes or journal.keep_segments, or find the source of the many alerts.";
-    /// Alerts are stored, but old segments of the journal cannot be read, rewritten or deleted to make room, or the file
-    /// with its newest number cannot be written.
+    /// Alerts are stored, but old segments of the journal cannot be read, rewritten or deleted to make room, or the
+    /// file with its newest number cannot be written.
     JournalUntidy = "journal-untidy", Warning,
         "Repair the file that the condition names in agent.state_dir/journal, or the disk, or move the file away; the agent tries again with the next segment.";
     /// The agent's log cannot be written; lines are dropped and counted.
@@ -162,9 +162,9 @@ conditions! {
     /// Another host uses this agent's identity, or the identity was copied from another machine.
     IdentityDuplicated = "identity-duplicated", Failed,
         "Give each host its own key: stop the agent, delete STATE_DIR/fleet and the key file, and join under another name.";
-    /// The fleet has alerts or lives of this agent that the agent's files do not know: an older copy of the state directory was
-    /// put back, or another host uses a copy of it. No alert is lost: the journal continues under another name. Actions that were
-    /// signed before are refused, because they may have run already.
+    /// The fleet has alerts or lives of this agent that the agent's files do not know: an older copy of the state
+    /// directory was put back, or another host uses a copy of it. No alert is lost: the journal continues under another
+    /// name. Actions that were signed before are refused, because they may have run already.
     StateReverted = "state-reverted", Failed,
         "If you restored a snapshot or a backup, acknowledge that by restarting the agent. Otherwise find the other host, and give each host its own key.";
     /// The replay log cannot be used; until it can, the agent runs no fleet actions.
@@ -176,8 +176,8 @@ conditions! {
     /// The sink's receiver is not accepting alerts; they stay in the journal and are sent when it recovers.
     SinkFailing = "sink-failing", Warning,
         "Check the receiver; `vigie sink test NAME` shows its answer. No alert is lost while the journal has space.";
-    /// An alert that the sink has not delivered has waited for more than a day, because the receiver is down or too slow. Retention deletes the oldest alerts of the
-    /// journal, whoever still waits for them.
+    /// An alert that the sink has not delivered has waited for more than a day, because the receiver is down or too
+    /// slow. Retention deletes the oldest alerts of the journal, whoever still waits for them.
     SinkBehind = "sink-behind", Failed,
         "Repair or replace the receiver, or send it less by `severity`; `vigie sink test NAME` shows its answer. If that takes longer, increase journal.keep_segments.";
     /// The sink's receiver rejects every request with the present configuration; the sink retries every ten
@@ -187,8 +187,8 @@ conditions! {
     /// The receiver permanently rejected some alerts; they are in the sink's dead-letter file.
     SinkDeadLetters = "sink-dead-letters", Warning,
         "Review sinks/NAME.dead.jsonl in agent.state_dir, then remove the file.";
-    /// Alerts that the receiver permanently rejected could not be written to the sink's dead-letter file, because it has
-    /// reached its limit or the disk does not accept it. They are only counted.
+    /// Alerts that the receiver permanently rejected could not be written to the sink's dead-letter file, because it
+    /// has reached its limit or the disk does not accept it. They are only counted.
     SinkLettersLost = "sink-letters-lost", Failed,
         "Move sinks/NAME.dead.jsonl away from agent.state_dir, or free space there, and find out why the receiver rejects alerts. The alerts themselves are in the journal.";
     /// Journal retention deleted alerts before the sink could send them.
@@ -198,8 +198,8 @@ conditions! {
     /// sent again after a disconnect.
     SinkUnacknowledged = "sink-unacknowledged", Warning,
         "Configure the receiver to answer the TLS close notification (rsyslog: StreamDriver.Name=\"ossl\"), or use RELP.";
-    /// A certificate of the sink expires within 30 days or has expired: the receiver's, as it was shown in the last connection, or
-    /// one that the configuration names. After that nothing is delivered.
+    /// A certificate of the sink expires within 30 days or has expired: the receiver's, as it was shown in the last
+    /// connection, or one that the configuration names. After that nothing is delivered.
     SinkCertificateExpires = "sink-certificate-expires", Warning,
         "Renew the certificate that the detail names, at the receiver or in the sink's `certificate` or `ca`; a new file is used within five minutes.";
     /// The sink cannot save its position to disk; after a restart some alerts are sent again.

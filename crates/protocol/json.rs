@@ -39,7 +39,8 @@ pub(crate) fn compact_raw<'de, D: Deserializer<'de>>(
     Ok(Option::<Box<RawValue>>::deserialize(deserializer)?.map(compacted))
 }
 
-/// The same JSON with each escape of half a surrogate pair replaced by that of U+FFFD, as Go's `encoding/json` reads it.
+/// The same JSON with each escape of half a surrogate pair replaced by that of U+FFFD, as Go's `encoding/json` reads
+/// it.
 ///
 /// Python writes such halves for every byte of a file's name that is no UTF-8; whoever names a file must not have the
 /// lines refused that tell of it.

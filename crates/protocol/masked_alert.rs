@@ -18,8 +18,8 @@ const COUNTS: [&str; 8] =
 /// Longest word of a vocabulary in bytes.
 const MAX_WORD_BYTES: usize = 40;
 
-/// The alert's text with everything masked that identifies. What is no JSON object becomes one that says only that there
-/// is an alert of this module.
+/// The alert's text with everything masked that identifies. What is no JSON object becomes one that says only that
+/// there is an alert of this module.
 #[must_use]
 pub fn masked_alert(module: &str, message: &str) -> String {
     let fields = match serde_json::from_str(message) {

@@ -216,8 +216,8 @@ impl<'a> MessageRef<'a> {
         serde_json::from_str(line).map_err(|error| BadLine::NotMessage { reason: describe(&error) })
     }
 
-    /// Reads a line that has a class and parameters only, in the form that agents and SDKs write, at half of the cost: it is
-    /// most of what is sent.
+    /// Reads a line that has a class and parameters only, in the form that agents and SDKs write, at half of the cost:
+    /// it is most of what is sent.
     fn parse_usual(line: &'a str) -> Option<Self> {
         let rest = line.strip_prefix(r#"{"class":""#)?;
         let (class, rest) = rest.split_at(rest.bytes().position(|byte| !byte.is_ascii_lowercase())?);

@@ -48,8 +48,8 @@ impl Severity {
     }
 }
 
-/// Whether an alert is the record of a canary of fswatch: nothing happened, but the way from a change to the journal was
-/// proved. Whoever shows or sends alerts leaves these out unless somebody asks for them.
+/// Whether an alert is the record of a canary of fswatch: nothing happened, but the way from a change to the journal
+/// was proved. Whoever shows or sends alerts leaves these out unless somebody asks for them.
 #[must_use]
 pub fn is_canary(module: &str, message: &str) -> bool {
     // In JSON a quotation mark that is part of a name is escaped, so no name can look like this.

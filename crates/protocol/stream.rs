@@ -122,8 +122,8 @@ impl<R: AsyncRead + Unpin> ModuleReader<R> {
         self.frames.next().await
     }
 
-    /// Waits for a line, then takes along what is there without further waiting, until `enough` says so of what was taken.
-    /// `false` at the end of the stream. Cancel safe: a cancelled call has taken nothing.
+    /// Waits for a line, then takes along what is there without further waiting, until `enough` says so of what was
+    /// taken. `false` at the end of the stream. Cancel safe: a cancelled call has taken nothing.
     ///
     /// # Errors
     /// When the stream itself fails; lines taken before are in `lines`.

@@ -1,5 +1,5 @@
-//! Checks JSON against the schemas in `docs/`, for tests: the keywords of JSON Schema that those use, and stricter in one
-//! thing: an object may have no key that its schema does not name.
+//! Checks JSON against the schemas in `docs/`, for tests: the keywords of JSON Schema that those use, and stricter in
+//! one thing: an object may have no key that its schema does not name.
 
 use serde_json::Value;
 

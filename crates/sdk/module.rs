@@ -159,10 +159,10 @@ impl Query {
         }
     }
 
-    /// Says how an answer is made of what was found so far, for the case that the module does not return in time: a disk
-    /// or the server of a file system may hold it for ever. It is called at most once, on another thread, and the
-    /// module's own answer, which it makes with [`Kept::answer`], does not count any more then; so both may take what they
-    /// need out of a mutex that the module does not hold while it waits for anything. Called once in a query.
+    /// Says how an answer is made of what was found so far, for the case that the module does not return in time: a
+    /// disk or the server of a file system may hold it for ever. It is called at most once, on another thread, and the
+    /// module's own answer, which it makes with [`Kept::answer`], does not count any more then; so both may take what
+    /// they need out of a mutex that the module does not hold while it waits for anything. Called once in a query.
     pub fn keep(&self, so_far: impl FnOnce() -> ModuleResult + Send + 'static) -> Kept<'_> {
         *self.so_far.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(so_far));
         Kept(&self.so_far)
@@ -198,7 +198,8 @@ impl Query {
         self.stopped.load(std::sync::atomic::Ordering::Relaxed) || self.is_late()
     }
 
-    /// Whether so little time is left until the deadline that the answer is to be written now. The first call starts the clock.
+    /// Whether so little time is left until the deadline that the answer is to be written now. The first call starts
+    /// the clock.
     #[must_use]
     pub fn is_late(&self) -> bool {
         self.deadlines().is_some_and(|deadlines| deadlines.work <= now())
@@ -309,9 +310,9 @@ impl Host {
         self.outbox.set_health(conditions);
     }
 
-    /// Shows numbers of the module in the agent's status and metrics, as `vigie_module_value{module, name}`. Names are of lower-case
-    /// letters, digits and `_` with the unit at the end, such as `queue_bytes`; at most 64. They go with the next heartbeat, so
-    /// this may be called often.
+    /// Shows numbers of the module in the agent's status and metrics, as `vigie_module_value{module, name}`. Names are
+    /// of lower-case letters, digits and `_` with the unit at the end, such as `queue_bytes`; at most 64. They go with
+    /// the next heartbeat, so this may be called often.
     pub fn report_values(&self, values: BTreeMap<String, u64>) {
         self.outbox.set_values(values);
     }

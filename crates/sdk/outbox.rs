@@ -44,8 +44,8 @@ const MAX_QUEUED_LOG_BYTES: usize = 256 * 1024;
 /// Bytes of echoes that wait for the agent; beyond it nothing more is read from it.
 ///
 /// Agent and module cannot wait for each other for ever: for this to be reached the agent must have written tens of
-/// thousands of heartbeats without an echo, and it kills a module after a few. Acknowledgements and configurations never
-/// wait here, so a module whose lines the agent does not read goes on reading.
+/// thousands of heartbeats without an echo, and it kills a module after a few. Acknowledgements and configurations
+/// never wait here, so a module whose lines the agent does not read goes on reading.
 const MAX_URGENT_BYTES: usize = 1024 * 1024;
 
 /// Bytes that are handed to the pipe in one write: an echo waits for at most so much. Half a pipe's capacity.
@@ -301,7 +301,8 @@ impl Outbox {
         lock(&self.shared.queue).health.values = values;
     }
 
-    /// Sends what the module says of itself once more: with every heartbeat, so that a set that was lost is there again.
+    /// Sends what the module says of itself once more: with every heartbeat, so that a set that was lost is there
+    /// again.
     pub(crate) fn repeat_health(&self) {
         lock(&self.shared.queue).health.due = true;
         self.shared.filled.notify_one();

@@ -59,8 +59,8 @@ const LATE: &str =
     "the module did not return in time: a disk, or the server of a file system, may not respond";
 
 /// Runs the module on a thread of its own. When the kernel does not let that go, because a disk or the server of a file
-/// system does not respond, there is still an answer in time: what the module found so far, or that nothing is known. So
-/// does [`run_standard`]; a module's own tests call it.
+/// system does not respond, there is still an answer in time: what the module found so far, or that nothing is known.
+/// So does [`run_standard`]; a module's own tests call it.
 pub fn watched<M: StandardModule>(query: Query) -> ModuleResult {
     let (sender, answer) = mpsc::channel();
     let own = query.clone();

@@ -1,5 +1,5 @@
-//! When a delivery that failed is tried again: exponential backoff with full jitter, so that senders whose receiver went
-//! away do not all come back in the same moment.
+//! When a delivery that failed is tried again: exponential backoff with full jitter, so that senders whose receiver
+//! went away do not all come back in the same moment.
 
 use std::time::Duration;
 

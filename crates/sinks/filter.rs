@@ -16,7 +16,8 @@ pub struct Filter {
     pub severity: Option<Severity>,
     /// Patterns of glob(7) that an alert's `rule` has to match.
     pub rules: Vec<Pattern>,
-    /// Patterns of glob(7) that an alert's `path`, or `from`, or a sample of a group, has to match; `*` and `**` pass a slash.
+    /// Patterns of glob(7) that an alert's `path`, or `from`, or a sample of a group, has to match; `*` and `**` pass a
+    /// slash.
     pub paths: Vec<Pattern>,
 }
 

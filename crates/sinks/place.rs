@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Alerts beyond the present one that one note of [`Place::tried`] covers, so that not each batch has to wait for the disk.
+/// Alerts beyond the present one that one note of [`Place::tried`] covers, so that not each batch has to wait for the
+/// disk.
 const AHEAD: u64 = 5_000;
 
 /// How far a sink is.
@@ -24,8 +25,8 @@ impl Place {
         Self { journal: journal.to_owned(), after, tried: after }
     }
 
-    /// Reads what is on disk. `resume` says after which number somebody goes on in `journal` who was at this number of that
-    /// journal.
+    /// Reads what is on disk. `resume` says after which number somebody goes on in `journal` who was at this number of
+    /// that journal.
     ///
     /// # Errors
     /// Why it does not count, for people: it is damaged, or of another journal.

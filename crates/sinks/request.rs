@@ -1,5 +1,5 @@
-//! Bodies of HTTP requests for the receivers that teams have. JSON is built as values, never as text: no path can break a
-//! body.
+//! Bodies of HTTP requests for the receivers that teams have. JSON is built as values, never as text: no path can break
+//! a body.
 
 use serde_json::{Value, json};
 use vigie_protocol::severity::Severity;

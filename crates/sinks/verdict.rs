@@ -189,7 +189,8 @@ pub fn judge(template: Template, count: usize, answer: Answer<'_>, now: Timestam
     }
 }
 
-/// Why nobody gets any alert there: the status is about the address, the login or the way of asking, not about an alert.
+/// Why nobody gets any alert there: the status is about the address, the login or the way of asking, not about an
+/// alert.
 fn about_all(status: u16) -> Option<Reason> {
     match status {
         401..=403 | 407 => Some(Reason::Unauthorized),

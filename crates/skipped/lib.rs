@@ -1,7 +1,7 @@
 //! For tests: says why one does not run, so that `make test` can count it.
 //!
-//! [`skipped`] is for what a machine forces: no privileges, another kind of kernel or distribution, no such file system.
-//! [`missing`], [`has`] and [`without_bpf`] are for what a machine of the CI must have: there they fail.
+//! [`skipped`] is for what a machine forces: no privileges, another kind of kernel or distribution, no such file
+//! system. [`missing`], [`has`] and [`without_bpf`] are for what a machine of the CI must have: there they fail.
 
 use std::fmt::Display;
 use std::io::Write;

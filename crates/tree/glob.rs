@@ -21,8 +21,8 @@ const MAX_EXPANDED: usize = 1_000;
 pub type NotRead = (Vec<u8>, Unread);
 
 impl Tree {
-    /// Finds what matches a pattern, each thing once, in the order of names. Names that begin with a dot match too. What
-    /// could not be read on the way is added to `unread`.
+    /// Finds what matches a pattern, each thing once, in the order of names. Names that begin with a dot match too.
+    /// What could not be read on the way is added to `unread`.
     pub fn glob(&self, pattern: &str, unread: &mut Vec<NotRead>) -> Vec<Entry> {
         self.glob_below(b"", pattern, unread)
     }

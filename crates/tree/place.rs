@@ -184,8 +184,8 @@ impl Place {
     }
 }
 
-/// A name in a directory. What is asked of it is asked there, whoever changes the way to it meanwhile, and never of what
-/// a link at this name leads to.
+/// A name in a directory. What is asked of it is asked there, whoever changes the way to it meanwhile, and never of
+/// what a link at this name leads to.
 #[derive(Debug)]
 pub struct Spot {
     /// This host's root when there is none; the name is a whole path then.
@@ -214,8 +214,8 @@ impl Spot {
         Ok(rustix::fs::readlinkat(self.directory(), &*self.name, Vec::new())?.into_bytes())
     }
 
-    /// Opens it for reading, without waiting; its access time stays where that is allowed. Whether it is a file is for the
-    /// caller to see.
+    /// Opens it for reading, without waiting; its access time stays where that is allowed. Whether it is a file is for
+    /// the caller to see.
     ///
     /// # Errors
     /// When it is a link, or may not be read.

@@ -1,5 +1,5 @@
-//! Whole files: the agent's configuration in both notations, the journal, fswatch's baseline, databases of packages, files
-//! of time services. The first byte chooses. They are written to a directory in memory.
+//! Whole files: the agent's configuration in both notations, the journal, fswatch's baseline, databases of packages,
+//! files of time services. The first byte chooses. They are written to a directory in memory.
 #![no_main]
 
 use std::fs;

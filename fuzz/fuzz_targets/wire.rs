@@ -1,5 +1,5 @@
-//! What comes over pipes and sockets: lines of modules, requests and replies of the agent's socket, results, requests for
-//! metrics, the protocol of NATS. The first byte chooses.
+//! What comes over pipes and sockets: lines of modules, requests and replies of the agent's socket, results, requests
+//! for metrics, the protocol of NATS. The first byte chooses.
 #![no_main]
 
 use bytes::BytesMut;

@@ -126,8 +126,8 @@ pub(crate) struct Gathered {
 /// Longest wait for a gatherer that is not reading a file: it computes, or has just ended.
 const COMPUTING: Duration = Duration::from_millis(100);
 
-/// Where the gatherer leaves what it has found, with the file that it reads meanwhile: whoever answers takes it from there, also
-/// when the kernel does not let the gatherer go.
+/// Where the gatherer leaves what it has found, with the file that it reads meanwhile: whoever answers takes it from
+/// there, also when the kernel does not let the gatherer go.
 #[derive(Debug, Default)]
 pub(crate) struct SoFar(Mutex<Option<(Gathered, Option<String>)>>, Condvar);
 

@@ -83,8 +83,8 @@ pub struct Key {
     pub ignored: Option<&'static str>,
 }
 
-/// The keys of a file: those that sshd reads. With two blanks after the options it takes a line that `ssh-keygen -l` does
-/// not show.
+/// The keys of a file: those that sshd reads. With two blanks after the options it takes a line that `ssh-keygen -l`
+/// does not show.
 #[must_use]
 pub fn parse(content: &[u8]) -> Vec<Key> {
     parse_all(content).0

@@ -50,8 +50,8 @@ fn held_back((account, spent): (Account, Spent)) -> Option<HeldBack> {
 }
 
 impl AlertBudget {
-    /// Whether an alert is told on its own, and what must be told before it is forgotten. The trusted have no bound: who
-    /// may end the agent need not flood it.
+    /// Whether an alert is told on its own, and what must be told before it is forgotten. The trusted have no bound:
+    /// who may end the agent need not flood it.
     pub(crate) fn spend(
         &mut self,
         account: Account,

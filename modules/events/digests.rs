@@ -1,5 +1,5 @@
-//! What is in the files of programs: read once for each file, on threads of their own: one for what root runs, and one for
-//! the rest, whose files may be as large and as many as anybody likes.
+//! What is in the files of programs: read once for each file, on threads of their own: one for what root runs, and one
+//! for the rest, whose files may be as large and as many as anybody likes.
 
 use std::collections::HashMap;
 use std::fs::File;

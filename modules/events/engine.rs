@@ -1,4 +1,5 @@
-//! The one thread that owns everything: it reads the source, remembers processes, asks the rules and writes the history.
+//! The one thread that owns everything: it reads the source, remembers processes, asks the rules and writes the
+//! history.
 
 mod health;
 mod losses;

@@ -1,6 +1,6 @@
-//! What changes on the host without a tracepoint of its own: mounts, modules of the kernel, BPF programs, the clock. It is
-//! found by comparing what the kernel lists with what it listed before, so who did it is not known, but for the user who
-//! loaded a BPF program.
+//! What changes on the host without a tracepoint of its own: mounts, modules of the kernel, BPF programs, the clock. It
+//! is found by comparing what the kernel lists with what it listed before, so who did it is not known, but for the user
+//! who loaded a BPF program.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};

@@ -1,4 +1,5 @@
-//! `events`: what ran, who logged in and what connected, from the kernel; kept on the host, with rules that raise alerts.
+//! `events`: what ran, who logged in and what connected, from the kernel; kept on the host, with rules that raise
+//! alerts.
 //!
 //! ```text
 //!  kernel-events ─► engine.rs ─┬─► table.rs        processes, for names and ancestors

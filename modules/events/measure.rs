@@ -1,4 +1,5 @@
-//! Measurements, run by `make bench-events`: what an exec costs, how large it is in the history, how long questions take.
+//! Measurements, run by `make bench-events`: what an exec costs, how large it is in the history, how long questions
+//! take.
 
 #![expect(clippy::disallowed_methods, reason = "what is measured is real time")]
 

@@ -12,8 +12,8 @@
 //! ```
 //!
 //! One of `when` must fit and none of `unless`. In each, all keys must fit; of a list one. Texts are patterns with `*`
-//! and `?`, numbers can be `"<600"` or `">=50"`, addresses are networks, `$name` is a list of the file. `and` is a list of
-//! further tables of which all must fit, for a key that is needed twice.
+//! and `?`, numbers can be `"<600"` or `">=50"`, addresses are networks, `$name` is a list of the file. `and` is a list
+//! of further tables of which all must fit, for a key that is needed twice.
 
 mod arguments;
 mod facts;

@@ -19,8 +19,8 @@ const CLOCKS: i64 = 5_000_000;
 /// A tick of `/proc`, in microseconds.
 const TICK: u64 = 10_000;
 
-/// Bytes of the texts of one answer as JSON, at most: arguments are as long as whoever runs programs likes, and an agent
-/// takes 16 MiB.
+/// Bytes of the texts of one answer as JSON, at most: arguments are as long as whoever runs programs likes, and an
+/// agent takes 16 MiB.
 const MOST_TEXT_BYTES: usize = 12 << 20;
 
 /// How long a record's texts can be as JSON.
@@ -248,7 +248,8 @@ impl History<'_> {
         found.unread.push((name, error.to_string()));
     }
 
-    /// Hands on all blocks that may have something at or behind a moment, which `take` can make later with what it returns.
+    /// Hands on all blocks that may have something at or behind a moment, which `take` can make later with what it
+    /// returns.
     fn each(
         &self,
         order: Order,

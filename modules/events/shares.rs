@@ -7,8 +7,8 @@ use std::hash::Hash;
 use hashbrown::HashMap;
 use vigie_kernel_events::Account;
 
-/// Whose entries make room when all together have more than `most`: of the others the one with most, and the trusted only
-/// for what they have beyond half.
+/// Whose entries make room when all together have more than `most`: of the others the one with most, and the trusted
+/// only for what they have beyond half.
 pub(crate) fn who_gives(weights: impl Iterator<Item = (Account, usize)>, most: usize) -> Option<Account> {
     let (mut trusted, mut others, mut heaviest) = (0, 0, None);
     for (account, weight) in weights {

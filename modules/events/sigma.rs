@@ -1,5 +1,6 @@
-//! Makes rules of ours of rules in Sigma's form: for programs that run and connections, and groups of paths for fswatch of
-//! rules about files. What has no counterpart here is refused with file and place; a rule is taken whole or not at all.
+//! Makes rules of ours of rules in Sigma's form: for programs that run and connections, and groups of paths for fswatch
+//! of rules about files. What has no counterpart here is refused with file and place; a rule is taken whole or not at
+//! all.
 
 mod condition;
 

@@ -10,8 +10,8 @@ use vigie_kernel_events::Account;
 use crate::record::{Key, Program, Rights, Run};
 use crate::shares::{Bounded, who_gives};
 
-/// Processes that are remembered; beyond it those of the account that has most are forgotten: the oldest that ended, then
-/// the oldest.
+/// Processes that are remembered; beyond it those of the account that has most are forgotten: the oldest that ended,
+/// then the oldest.
 const MOST: usize = 6000;
 
 /// Bytes that their commands and programs' paths may take together: paths can be long.

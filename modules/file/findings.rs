@@ -241,8 +241,8 @@ impl Findings {
         self.searches.iter().zip(closed).filter(|(_, closed)| *closed).map(|(search, _)| search)
     }
 
-    /// Takes the matches out, by label and in the order of their paths, and tells how many there are. As in MIG, a search
-    /// that found nothing, or a filter when each one is asked alone, has one entry without a file.
+    /// Takes the matches out, by label and in the order of their paths, and tells how many there are. As in MIG, a
+    /// search that found nothing, or a filter when each one is asked alone, has one entry without a file.
     #[must_use]
     pub fn take_elements(&self) -> (BTreeMap<&str, Vec<Box<RawValue>>>, usize) {
         let mut hits = 0;

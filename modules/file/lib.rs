@@ -157,8 +157,8 @@ fn result(walk: &Walk, ended: Result<(), Stop>, started: Instant) -> ModuleResul
     result
 }
 
-/// How long patterns are expanded at most, before their searches begin without what a file system does not tell; no longer
-/// than half of the time, the rest of which is the searches'.
+/// How long patterns are expanded at most, before their searches begin without what a file system does not tell; no
+/// longer than half of the time, the rest of which is the searches'.
 const EXPANDING: Duration = Duration::from_secs(5);
 
 /// Most patterns that are expanded at once.
@@ -173,7 +173,8 @@ fn expand(searches: &mut [Search], query: &Query) -> Vec<PathBuf> {
     if patterns.is_empty() {
         return patterns;
     }
-    // Each on its own: the next one may be on a file system that does respond. A thread that waits ends with the process.
+    // Each on its own: the next one may be on a file system that does respond. A thread that waits ends with the
+    // process.
     let (sender, answers) = mpsc::channel();
     let queue = Arc::new((AtomicUsize::new(0), patterns.clone()));
     for _ in 0..patterns.len().min(MAX_EXPANDING) {

@@ -168,9 +168,9 @@ fn without_carriage_return(line: &[u8]) -> &[u8] {
     line.strip_suffix(b"\r").unwrap_or(line)
 }
 
-/// Rewrites an expression for single lines into one for many: the start and the end of the text become those of a
-/// line, and nothing can match a line feed. An end may also be before a carriage return. What matches U+FFFD may match a
-/// byte that is no part of UTF-8 as well.
+/// Rewrites an expression for single lines into one for many: the start and the end of the text become those of a line,
+/// and nothing can match a line feed. An end may also be before a carriage return. What matches U+FFFD may match a byte
+/// that is no part of UTF-8 as well.
 fn confined(hir: Hir) -> Hir {
     match hir.into_kind() {
         HirKind::Empty => Hir::empty(),

@@ -45,8 +45,8 @@ const LISTING_BYTES: usize = 64 * 1024;
 /// Files that are kept until they are read, or given to a thread that has nothing to do.
 const BATCH_FILES: usize = 32;
 
-/// Files above this size, in bytes, are read when all others have been: one that takes an hour must not keep a small one
-/// from being found.
+/// Files above this size, in bytes, are read when all others have been: one that takes an hour must not keep a small
+/// one from being found.
 const LARGE_BYTES: u64 = 16 << 20;
 
 /// Most threads of a walk, whatever the host has: the agent shares it with others.

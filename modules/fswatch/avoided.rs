@@ -1,8 +1,9 @@
-//! FUSE mounts of users: a program of the user answers each request there, or does not. Nothing in them is looked at, by the
-//! engine or by any other thread, because whoever looks waits for as long as the user likes; the status names them.
+//! FUSE mounts of users: a program of the user answers each request there, or does not. Nothing in them is looked at,
+//! by the engine or by any other thread, because whoever looks waits for as long as the user likes; the status names
+//! them.
 //!
-//! A user moves such a mount with the directory that it is in, and makes one between any two calls of ours. So paths alone
-//! decide nothing: each step stays in a mount that the mount table names and that may be entered, see openat2(2).
+//! A user moves such a mount with the directory that it is in, and makes one between any two calls of ours. So paths
+//! alone decide nothing: each step stays in a mount that the mount table names and that may be entered, see openat2(2).
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
@@ -42,8 +43,8 @@ struct Shared {
 struct Table {
     /// Where those are that are avoided, and whose program answers.
     users: BTreeMap<PathBuf, u32>,
-    /// The numbers of those that are entered, and whether asking there can take a while. Without `/proc` there are none,
-    /// and everything is.
+    /// The numbers of those that are entered, and whether asking there can take a while. Without `/proc` there are
+    /// none, and everything is.
     entered: HashMap<u64, bool>,
     /// Where they are.
     points: HashSet<PathBuf>,
@@ -67,8 +68,8 @@ impl Way {
     }
 }
 
-/// Whether an error says that a mount was met which the table does not name. Whoever gets it tries again: the table is read
-/// soon.
+/// Whether an error says that a mount was met which the table does not name. Whoever gets it tries again: the table is
+/// read soon.
 #[must_use]
 pub(crate) fn is_unknown_mount(error: &io::Error) -> bool {
     error.raw_os_error() == Some(Errno::XDEV.raw_os_error())

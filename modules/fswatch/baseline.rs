@@ -337,8 +337,8 @@ impl Baseline {
         children
     }
 
-    /// The known files with these devices and inodes, after a path in the order of the map: of so many `entries`, and so
-    /// many `files` of them; with the last path that was looked at, when there are more.
+    /// The known files with these devices and inodes, after a path in the order of the map: of so many `entries`, and
+    /// so many `files` of them; with the last path that was looked at, when there are more.
     #[must_use]
     pub(crate) fn files_of(
         &self,
@@ -375,7 +375,8 @@ impl Baseline {
         paths
     }
 
-    /// The first `most` of the known paths at a path and below it, after one of them in the order in which this gives them.
+    /// The first `most` of the known paths at a path and below it, after one of them in the order in which this gives
+    /// them.
     #[must_use]
     pub(crate) fn tree_after(&self, path: &Path, after: Option<&Path>, most: usize) -> Vec<PathBuf> {
         let mut found: Vec<_> =
@@ -400,8 +401,8 @@ impl Baseline {
         found
     }
 
-    /// The last `most` known paths below a directory in the order of the map, the last one first: what is in a directory
-    /// comes before the directory itself.
+    /// The last `most` known paths below a directory in the order of the map, the last one first: what is in a
+    /// directory comes before the directory itself.
     #[must_use]
     pub(crate) fn last_below(&self, directory: &Path, most: usize) -> Vec<PathBuf> {
         let mut found = Vec::new();

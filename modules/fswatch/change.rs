@@ -302,8 +302,8 @@ pub fn alert(
     }
 }
 
-/// The alert for a file whose content is known now; that it came, changed or could not be read was told before. `last` is
-/// what it held when it was read last.
+/// The alert for a file whose content is known now; that it came, changed or could not be read was told before. `last`
+/// is what it held when it was read last.
 #[must_use]
 pub(crate) fn digest_known(
     path: &Path,

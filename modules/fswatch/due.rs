@@ -33,7 +33,8 @@ const MAX_STALE: usize = 1_024;
 /// Nanoseconds of a millisecond.
 const MILLISECOND: u128 = 1_000_000;
 
-/// A path that is found by its bytes: taken name by name, as paths are, it costs more than all else that is done with one.
+/// A path that is found by its bytes: taken name by name, as paths are, it costs more than all else that is done with
+/// one.
 #[derive(Debug, Clone)]
 struct Key(Arc<Path>);
 
@@ -74,8 +75,9 @@ pub struct DuePaths {
     bytes: usize,
     /// A moment that `order` counts from.
     begun: Option<Instant>,
-    /// Each waiting path once, at a time when it is worth asking again: in a millisecond that has begun, or the first one
-    /// that begins after its time. A burst puts thousands into one, which costs less than keeping them all in order.
+    /// Each waiting path once, at a time when it is worth asking again: in a millisecond that has begun, or the first
+    /// one that begins after its time. A burst puts thousands into one, which costs less than keeping them all in
+    /// order.
     order: BTreeMap<i64, Vec<Arc<Path>>>,
     /// Those whose millisecond has come and that were not asked yet.
     ripe: VecDeque<Arc<Path>>,

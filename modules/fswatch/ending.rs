@@ -47,8 +47,8 @@ const REST: Timespec = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
 /// at once.
 const MANY: usize = 8;
 
-/// Lets a reader rest while events come in great numbers. Whoever makes an event for a reader that waits has to wake it,
-/// which costs more than the event; for one that rests it is only queued.
+/// Lets a reader rest while events come in great numbers. Whoever makes an event for a reader that waits has to wake
+/// it, which costs more than the event; for one that rests it is only queued.
 #[derive(Debug)]
 pub struct Rest {
     since: Instant,

@@ -1,9 +1,9 @@
 //! What the kernel told, merged: one entry for each path, however often something happened to it.
 //!
-//! Readers put in, the engine takes out. Nothing here waits for a disk, so that the kernel's queues are empty
-//! again before they overflow. What root alone can change has a share of its own, and so has each user, in names and in
-//! bytes: whose share is full has his directories noted instead of names, and the trees that they are in when those are too
-//! many. The share of root, when it is full, becomes "anything may have changed".
+//! Readers put in, the engine takes out. Nothing here waits for a disk, so that the kernel's queues are empty again
+//! before they overflow. What root alone can change has a share of its own, and so has each user, in names and in
+//! bytes: whose share is full has his directories noted instead of names, and the trees that they are in when those are
+//! too many. The share of root, when it is full, becomes "anything may have changed".
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -240,7 +240,8 @@ impl Share {
         }
     }
 
-    /// Notes that more happened in the directory of a name than can be told by it; `false` when there is no room for that.
+    /// Notes that more happened in the directory of a name than can be told by it; `false` when there is no room for
+    /// that.
     fn note_busy(&mut self, name: Name, happened: &Happened) -> bool {
         match name {
             Name::Path(path) => {
@@ -466,8 +467,8 @@ impl Pending {
     }
 }
 
-/// What is put into the mailbox together, when it is dropped or handed over. Until then nobody is kept from the mailbox: a
-/// reader asks for paths meanwhile, and users make those so long that it takes a millisecond.
+/// What is put into the mailbox together, when it is dropped or handed over. Until then nobody is kept from the
+/// mailbox: a reader asks for paths meanwhile, and users make those so long that it takes a millisecond.
 #[derive(Debug)]
 pub struct Batch<'a> {
     puts: Vec<Put>,
@@ -615,8 +616,8 @@ mod tests {
         (pending.users.values().map(counted).sum(), busy)
     }
 
-    /// However long users make paths: those that wait take no more than the shares, and of each that does not wait by its
-    /// name the directory, or a tree that it is in, is told.
+    /// However long users make paths: those that wait take no more than the shares, and of each that does not wait by
+    /// its name the directory, or a tree that it is in, is told.
     #[test]
     fn what_users_cause_takes_no_more_than_their_shares_and_nothing_of_it_is_lost() {
         let mailbox = Mailbox::default();

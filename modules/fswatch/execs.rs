@@ -1,7 +1,7 @@
 //! Programs as they were when they were run: what the kernel told of each exec, before the process could touch it.
 //!
-//! fanotify says which process did something, and nothing of when. So all programs that a process ran lately are kept, and
-//! which one it was is told by what the same queue said before: that it opened that program to run it.
+//! fanotify says which process did something, and nothing of when. So all programs that a process ran lately are kept,
+//! and which one it was is told by what the same queue said before: that it opened that program to run it.
 
 use std::collections::{HashMap, VecDeque};
 use std::ffi::OsString;
@@ -235,9 +235,9 @@ impl Execs {
         self.bytes -= gone.iter().map(|ran| ran.bytes()).sum::<usize>();
     }
 
-    /// The program that a process ran when it did what a queue tells now. That is certain when it ran this before all that
-    /// the queue tells now, and nothing later. That it opened the program before is no proof: a failed exec does as well, and
-    /// two openings can be told as one.
+    /// The program that a process ran when it did what a queue tells now. That is certain when it ran this before all
+    /// that the queue tells now, and nothing later. That it opened the program before is no proof: a failed exec does
+    /// as well, and two openings can be told as one.
     #[must_use]
     pub fn of(&self, pid: i32, queue: Position<'_>) -> Option<(&Arc<Ran>, Certainty)> {
         let all = self.by_pid.get(&pid)?;

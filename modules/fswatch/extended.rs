@@ -47,8 +47,8 @@ pub enum AttributeValue<'a> {
         /// Their SHA-256.
         sha256: &'a [u8; 32],
     },
-    /// All attributes but those that [`Attribute`](crate::rules::Attribute) names, when they are many or long. It has no
-    /// name.
+    /// All attributes but those that [`Attribute`](crate::rules::Attribute) names, when they are many or long. It has
+    /// no name.
     Together {
         /// How many there are; 0 for more than the kernel lists.
         count: u64,

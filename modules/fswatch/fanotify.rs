@@ -6,9 +6,10 @@
 //! programs that start, so that who does something is known in each. What is told twice is one entry in the mailbox.
 //!
 //! The wide one also has a mark for each file system, which tells of names that come and of files that are closed after
-//! writing, wherever that happens: a watched file may get another name where nobody watches, and who fills a new directory
-//! is seen before that has a mark. Names that go are told of watched directories only. No mark ignores anything: one that
-//! ignores a directory hides renames across its border, and what happens to watched objects under names in it.
+//! writing, wherever that happens: a watched file may get another name where nobody watches, and who fills a new
+//! directory is seen before that has a mark. Names that go are told of watched directories only. No mark ignores
+//! anything: one that ignores a directory hides renames across its border, and what happens to watched objects under
+//! names in it.
 
 mod execs;
 mod reader;
@@ -41,8 +42,8 @@ use crate::trust::Lane;
 /// Room for events in one read, in bytes.
 const READ_BYTES: usize = 64 * 1024;
 
-/// Directories that have marks of their own. Beyond it, or when the kernel takes no more, the file systems' marks tell of
-/// everything, which costs those more who write elsewhere.
+/// Directories that have marks of their own. Beyond it, or when the kernel takes no more, the file systems' marks tell
+/// of everything, which costs those more who write elsewhere.
 const MAX_MARKED: usize = 20_000;
 
 /// Names of one file of which each is told when something happens to it under another: so many that root alone can

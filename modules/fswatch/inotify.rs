@@ -149,8 +149,8 @@ fn now() -> Instant {
     Instant::now()
 }
 
-/// The length of a queue that was made just now (inotify(7), `/proc/sys/fs/inotify/max_queued_events`); 0 when it is not
-/// known.
+/// The length of a queue that was made just now (inotify(7), `/proc/sys/fs/inotify/max_queued_events`); 0 when it is
+/// not known.
 fn queue_length() -> usize {
     let text = std::fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap_or_default();
     text.trim().parse().unwrap_or_default()
@@ -374,7 +374,8 @@ mod tests {
         assert!(watcher.is_empty() && watcher.map.by_watch.is_empty());
     }
 
-    /// Of a user's directories with very long paths only so many are kept as have room; what root alone can change always is.
+    /// Of a user's directories with very long paths only so many are kept as have room; what root alone can change
+    /// always is.
     #[test]
     fn a_users_long_paths_take_no_more_than_a_bound_and_make_room_when_they_go() {
         let temp = tempfile::tempdir().unwrap();

@@ -1,8 +1,8 @@
 //! What is known and what was told, in memory and on disk together.
 //!
-//! The disk comes first: a step is in the store before its alerts leave. When it cannot be written to disk, alerts leave
-//! all the same, and the store is written anew as soon as that is possible; a crash before then makes the next life
-//! find the same changes again.
+//! The disk comes first: a step is in the store before its alerts leave. When it cannot be written to disk, alerts
+//! leave all the same, and the store is written anew as soon as that is possible; a crash before then makes the next
+//! life find the same changes again.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsString;
@@ -463,8 +463,8 @@ impl Ledger {
     }
 
     /// Small work now and then: lets the disk take what was written, tries again what failed. `watched` says that
-    /// everything was compared in this life: until then the earlier one is the last that watched. `calm` says that nothing
-    /// waits.
+    /// everything was compared in this life: until then the earlier one is the last that watched. `calm` says that
+    /// nothing waits.
     pub fn tend(&mut self, watched: bool, calm: bool) {
         let is_kept = self.store.as_ref().is_some_and(Store::is_whole);
         if let Some(directory) = self.directory.as_ref().filter(|_| watched && is_kept) {

@@ -1,5 +1,5 @@
-//! Which baseline this is, and how far it has got: what the agent's journal is told with every canary, so that who removes
-//! all files of the module, puts older ones back or exchanges them is found by the next life.
+//! Which baseline this is, and how far it has got: what the agent's journal is told with every canary, so that who
+//! removes all files of the module, puts older ones back or exchanges them is found by the next life.
 
 use crate::codec::{Malformed, Reader, put_number};
 
@@ -102,8 +102,8 @@ impl Lineage {
         Ok(Self { origin, follows, number, seals: Vec::new() })
     }
 
-    /// Compares it with what the journal was told last. `is_new` says that nothing was found on disk that could be trusted.
-    /// What the journal knows of another one is remembered as what came before: it is told once.
+    /// Compares it with what the journal was told last. `is_new` says that nothing was found on disk that could be
+    /// trusted. What the journal knows of another one is remembered as what came before: it is told once.
     pub(crate) fn compare(&mut self, told: &Mark, is_new: bool) -> Option<Doubt> {
         let seals = std::mem::take(&mut self.seals);
         if self.origin.is_none() || self.follows == Some(told.origin) {

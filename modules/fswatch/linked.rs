@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use crate::events::Happened;
 
-/// Files of users that are kept, and as many of root's: users cannot keep those out, nor one user another's. Of more a scan
-/// tells, which comes soon.
+/// Files of users that are kept, and as many of root's: users cannot keep those out, nor one user another's. Of more a
+/// scan tells, which comes soon.
 const MOST: usize = 4_096;
 
 /// A file by its device and inode.

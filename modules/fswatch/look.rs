@@ -334,8 +334,8 @@ fn file(
     }
 }
 
-/// Reads an open regular file that was as `before` just now. `None` when it changed while it was read. What is more than
-/// the slice allows is left in `scratch` to be read on.
+/// Reads an open regular file that was as `before` just now. `None` when it changed while it was read. What is more
+/// than the slice allows is left in `scratch` to be read on.
 fn read(
     file: OwnedFd,
     before: Object,

@@ -1,6 +1,6 @@
-//! Loop devices (loop(4)) over watched files: what is written to such a device is in the file, and no notification tells
-//! of it. The kernel says when one is attached (its uevents, NETLINK_KOBJECT_UEVENT in netlink(7)), sysfs says to which
-//! file.
+//! Loop devices (loop(4)) over watched files: what is written to such a device is in the file, and no notification
+//! tells of it. The kernel says when one is attached (its uevents, NETLINK_KOBJECT_UEVENT in netlink(7)), sysfs says to
+//! which file.
 
 use std::ffi::OsString;
 use std::fs;

@@ -43,9 +43,9 @@ pub type Known<T> = Result<T, Unknown>;
 pub enum Proof {
     /// The kernel said so of the process while it ran: one of root, or one that was told to have run it.
     Live,
-    /// The kernel said so of a process that can have had it name another file: see `PR_SET_MM_MAP` of prctl(2). That takes
-    /// a user namespace of one's own, which everybody can make; and it can be done by another process in the same memory,
-    /// so that the namespace of this one proves nothing.
+    /// The kernel said so of a process that can have had it name another file: see `PR_SET_MM_MAP` of prctl(2). That
+    /// takes a user namespace of one's own, which everybody can make; and it can be done by another process in the same
+    /// memory, so that the namespace of this one proves nothing.
     Shown,
     /// The kernel told that the process opened the program to run it. That may have failed, or not been meant: see
     /// `AT_EXECVE_CHECK` of execveat(2). So it is what somebody claims.
@@ -81,8 +81,8 @@ pub struct Managed {
 pub struct Process {
     /// Its id in our process namespace.
     pub pid: i32,
-    /// When it began, in microseconds since the start of the host: together with the id its name for ever. Exact to 10 ms
-    /// when the kernel did not tell of its exec.
+    /// When it began, in microseconds since the start of the host: together with the id its name for ever. Exact to 10
+    /// ms when the kernel did not tell of its exec.
     pub start: Option<u64>,
     /// Command line, users, parent and script are those of the exec, from the kernel.
     pub is_told: bool,

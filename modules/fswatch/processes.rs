@@ -1,8 +1,8 @@
 //! Finding out about processes before they are gone: `/proc/PID`, see proc(5).
 //!
-//! A process that lives for a millisecond is gone when its event is read. What it ran is known all the same, because the
-//! kernel told of the exec (`execs.rs`). Where BPF cannot be loaded its program is known, because the same queue told when
-//! it was started.
+//! A process that lives for a millisecond is gone when its event is read. What it ran is known all the same, because
+//! the kernel told of the exec (`execs.rs`). Where BPF cannot be loaded its program is known, because the same queue
+//! told when it was started.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -31,8 +31,8 @@ const MAX_KNOWN_BYTES: usize = 8 << 20;
 /// Bytes of what processes were started as.
 const MAX_STARTED_BYTES: usize = 4 << 20;
 
-/// Most of a file of `/proc` that is read, in bytes. A command line can be as long as the memory allows, and the process
-/// decides what stands in it.
+/// Most of a file of `/proc` that is read, in bytes. A command line can be as long as the memory allows, and the
+/// process decides what stands in it.
 const MAX_READ_BYTES: usize = 4 * 1024;
 
 /// Longest command line that is kept, in bytes.
@@ -41,8 +41,8 @@ const MAX_COMMAND_BYTES: usize = 1024;
 /// Processes above one that are asked for a package manager. A tree of scripts is not deeper, and each costs a reading.
 const MAX_ANCESTORS: usize = 24;
 
-/// Time for which a process that was there is taken for the same one. The kernel gives an id again only after all others,
-/// and no host makes so many processes in this time.
+/// Time for which a process that was there is taken for the same one. The kernel gives an id again only after all
+/// others, and no host makes so many processes in this time.
 const SAME_TIME: Duration = Duration::from_millis(20);
 
 /// Time in which the start of the same program by the same process is told by the other queue as well.
@@ -54,8 +54,8 @@ const NANOSECONDS_PER_TICK: u64 = 10_000_000;
 /// What `loginuid` says when nobody logged in: `(uid_t) -1`.
 const NO_LOGIN: u32 = u32::MAX;
 
-/// Where programs of the host are. Only root mounts there, so that asking for a file never waits for somebody's own file
-/// system.
+/// Where programs of the host are. Only root mounts there, so that asking for a file never waits for somebody's own
+/// file system.
 const HOSTS_PLACES: [&str; 5] = ["/usr", "/bin", "/sbin", "/lib", "/lib64"];
 
 /// `S_IWGRP | S_IWOTH`
@@ -675,8 +675,8 @@ fn is_roots(pid: i32) -> bool {
     read(pid, "status").is_ok_and(|status| user_and_parent(&status).is_some_and(|(user, _)| user == 0))
 }
 
-/// The package manager that a process runs, if its program is the one of this host. Whoever is not root can show another
-/// program than his, also above one of root that he was let run.
+/// The package manager that a process runs, if its program is the one of this host. Whoever is not root can show
+/// another program than his, also above one of root that he was let run.
 fn trusted_manager(pid: i32) -> Option<Manager> {
     if !is_roots(pid) {
         return None;

@@ -1,8 +1,8 @@
-//! Notices from beside the engine that it does not go round: a health that only the engine reports stays what it was when
-//! the engine waits for a disk or a server.
+//! Notices from beside the engine that it does not go round: a health that only the engine reports stays what it was
+//! when the engine waits for a disk or a server.
 //!
-//! Whoever orders something asks for a sign of life, and so does each heartbeat of the agent; the engine gives one in each
-//! round. Nothing wakes up while all is well and nobody asks.
+//! Whoever orders something asks for a sign of life, and so does each heartbeat of the agent; the engine gives one in
+//! each round. Nothing wakes up while all is well and nobody asks.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};

@@ -88,7 +88,8 @@ pub struct Parameters {
     pub by: Option<String>,
     /// Only changes that were seen after this moment (RFC 3339), or within this time (such as `2h`).
     pub since: Option<String>,
-    /// Only changes of this kind: `created`, `changed`, `removed`, `renamed`, `group`, `notice`, `accepted`, `expected`, `transaction`.
+    /// Only changes of this kind: `created`, `changed`, `removed`, `renamed`, `group`, `notice`, `accepted`,
+    /// `expected`, `transaction`.
     pub event: Option<String>,
     /// Only changes by programs whose path contains this text.
     pub process: Option<String>,

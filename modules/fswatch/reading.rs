@@ -122,8 +122,8 @@ impl Reading {
         Ok(Step::Done(Object { content, extended, ..self.before.clone() }, was_read && self.grown))
     }
 
-    /// Whether it is what it was when its reading began, or that with more at its end: whoever writes a log all the time does
-    /// not keep what was in it from being compared.
+    /// Whether it is what it was when its reading began, or that with more at its end: whoever writes a log all the
+    /// time does not keep what was in it from being compared.
     fn is_same(&self, now: &Object) -> bool {
         let is_longer = || {
             let Object { size, modified, changed, .. } = *now;

@@ -1,7 +1,7 @@
 //! What was met lately, in a bounded number of bytes: users decide how much there is of it and how long it is.
 //!
-//! In two generations. When the younger one has half of the bytes it becomes the older one, and what was in that and was
-//! not asked for since is forgotten. So what is used stays, whoever brings how much that is new.
+//! In two generations. When the younger one has half of the bytes it becomes the older one, and what was in that and
+//! was not asked for since is forgotten. So what is used stays, whoever brings how much that is new.
 
 use std::borrow::Borrow;
 use std::collections::HashMap;

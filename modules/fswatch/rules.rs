@@ -1,12 +1,12 @@
 //! Which rule a path has.
 //!
-//! [`Rules`] are the checked configuration. A [`Coverage`] is what they mean on this host, where the root of an entry may be
-//! a symbolic link: a tree of names that answers for any path at once, because every event and every file of
-//! a scan asks.
+//! [`Rules`] are the checked configuration. A [`Coverage`] is what they mean on this host, where the root of an entry
+//! may be a symbolic link: a tree of names that answers for any path at once, because every event and every file of a
+//! scan asks.
 //!
 //! Where entries overlap, the nearer one counts: the one whose root has more names; at the same root one that covers
-//! only a directory before one that covers everything below, a plain path before one with wildcards, and the later
-//! one before the earlier one. What a group excludes is left out of that group only, and a path that is named in full is
+//! only a directory before one that covers everything below, a plain path before one with wildcards, and the later one
+//! before the earlier one. What a group excludes is left out of that group only, and a path that is named in full is
 //! never left out.
 
 mod attribute;

@@ -15,7 +15,8 @@ const MAX_ASIDE: u32 = 100;
 /// Something that stood where a file of ours should be: where, what it was, and where it is now.
 pub type Odd = (PathBuf, &'static str, PathBuf);
 
-/// Sets what holds for all files of the state: readable by us alone, and opening one waits for nobody and follows no link.
+/// Sets what holds for all files of the state: readable by us alone, and opening one waits for nobody and follows no
+/// link.
 pub fn private(options: &mut OpenOptions) -> &mut OpenOptions {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
     options.mode(0o600).custom_flags(flags.bits().cast_signed())

@@ -288,8 +288,8 @@ impl Store {
         self.bytes
     }
 
-    /// Whether a snapshot is due: there is none yet, a write failed, or the steps outgrew it. `calm` says that nothing waits
-    /// for it.
+    /// Whether a snapshot is due: there is none yet, a write failed, or the steps outgrew it. `calm` says that nothing
+    /// waits for it.
     #[must_use]
     pub(crate) fn wants_snapshot(&self, calm: bool) -> bool {
         let allowed = if calm { MIN_COMPACTION_BYTES } else { MAX_COMPACTION_BYTES };

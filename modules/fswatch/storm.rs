@@ -1,9 +1,9 @@
 //! Many changes at once become one alert: which ones, and when it is told.
 //!
 //! Changes are counted for each user who can cause them, whatever programs he uses. Once they are more than a limit in
-//! a while, those that follow join groups, and only what belongs together joins one: changes of one kind by one program,
-//! user and login, of paths that the same user can change. A group is told when nothing has joined it for a moment, or at
-//! the latest after a minute. Nothing is left out: every member is in the history.
+//! a while, those that follow join groups, and only what belongs together joins one: changes of one kind by one
+//! program, user and login, of paths that the same user can change. A group is told when nothing has joined it for a
+//! moment, or at the latest after a minute. Nothing is left out: every member is in the history.
 //!
 //! A critical change of a path that root alone can change is never a member, and one that gives rights there neither.
 //! Critical changes of other paths are told alone up to the limit, and then grouped among themselves.
@@ -392,7 +392,8 @@ impl Storms {
     }
 }
 
-/// What makes two changes the same: all that is told of them but when they were made, and by which of a program's processes.
+/// What makes two changes the same: all that is told of them but when they were made, and by which of a program's
+/// processes.
 fn identity(alert: &Alert, writer: &Writer, hasher: &RandomState) -> u64 {
     let mut hash = hasher.build_hasher();
     (alert.event.name(), &alert.path, &alert.from, alert.kind).hash(&mut hash);

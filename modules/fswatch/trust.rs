@@ -7,8 +7,8 @@ use rustix::fs::{FileType, Stat};
 
 use crate::avoided::Avoided;
 
-/// Bytes of the directories that are remembered, with their paths; beyond it all are forgotten and asked again. Users make
-/// paths as long as they like, so that a number of directories would be no bound.
+/// Bytes of the directories that are remembered, with their paths; beyond it all are forgotten and asked again. Users
+/// make paths as long as they like, so that a number of directories would be no bound.
 const MAX_BYTES: usize = 2 << 20;
 
 /// What one of them takes beside its path.

@@ -30,12 +30,12 @@ pub(crate) const DUE: Shares = Shares { of_user: 8 << 20, of_users: 16 << 20 };
 /// Directories that are to be compared because much happened in them.
 pub(crate) const BUSY: Shares = Shares { of_user: 1 << 20, of_users: 4 << 20 };
 
-/// Directories of users that inotify watches, sixty thousand usual ones of one user: what is beyond is found by scans, and
-/// the status names it.
+/// Directories of users that inotify watches, sixty thousand usual ones of one user: what is beyond is found by scans,
+/// and the status names it.
 pub(crate) const WATCHED: Shares = Shares { of_user: 16 << 20, of_users: 24 << 20 };
 
-/// About what it takes to keep that something happened to a path. Who did it may be shared with all else that it did, or be
-/// a process for each path, with texts as long as the kernel takes.
+/// About what it takes to keep that something happened to a path. Who did it may be shared with all else that it did,
+/// or be a process for each path, with texts as long as the kernel takes.
 pub(crate) fn bytes_of(path: usize, happened: &Happened) -> usize {
     let others = [&happened.moved_from, &happened.moved_to].into_iter().flatten();
     let names: usize = others.map(|other| other.as_os_str().len()).sum();
@@ -206,8 +206,8 @@ mod tests {
     }
 
     proptest! {
-        /// However many and however long they are, each stays noted or is in a tree that is, and all take no more than the
-        /// bound.
+        /// However many and however long they are, each stays noted or is in a tree that is, and all take no more than
+        /// the bound.
         #[test]
         fn whatever_is_noted_is_compared_and_takes_no_more_than_the_bound(
             paths in proptest::collection::vec(proptest::collection::vec(0..3_u8, 1..60), 1..80),

@@ -42,8 +42,8 @@ impl Choice {
     }
 }
 
-/// The number of the mount at a path that no other mount ever had or will have: `STATX_MNT_ID_UNIQUE`, see statx(2). None
-/// on a kernel before 6.8.
+/// The number of the mount at a path that no other mount ever had or will have: `STATX_MNT_ID_UNIQUE`, see statx(2).
+/// None on a kernel before 6.8.
 fn unique_number(point: &Path, avoided: &Avoided) -> Option<u64> {
     const MNT_ID_UNIQUE: StatxFlags = StatxFlags::from_bits_retain(0x4000);
     let point = avoided.open(point, OFlags::PATH).ok()?;
@@ -65,7 +65,8 @@ pub struct Watching {
     choices: BTreeMap<u64, Choice>,
     /// The mounts of watched file systems, by where they are: numbers that are never given again.
     unique: BTreeMap<PathBuf, u64>,
-    /// Where another file system stood in the place of the one before, though all that the mount table says is the same.
+    /// Where another file system stood in the place of the one before, though all that the mount table says is the
+    /// same.
     exchanged: BTreeSet<PathBuf>,
     /// Whoever watches the mounts ends with it.
     _mounts: Option<Owner>,

@@ -1,9 +1,9 @@
 //! The threads that look at files, so that the engine never waits for a disk.
 //!
 //! They take jobs and leave reports in the engine's mailbox. What root alone can change has a thread that nobody else
-//! uses, and is taken first by all others; users have their turns one after the other (`workers/queue.rs`). A job is a directory to list and compare with what is
-//! known of it, or some paths to look at. A directory in which much has to be read is cut into parts that all threads
-//! share.
+//! uses, and is taken first by all others; users have their turns one after the other (`workers/queue.rs`). A job is a
+//! directory to list and compare with what is known of it, or some paths to look at. A directory in which much has to
+//! be read is cut into parts that all threads share.
 
 mod listing;
 mod queue;
@@ -203,7 +203,8 @@ pub enum Report {
         path: PathBuf,
         /// It as it was when its reading began.
         before: Box<Object>,
-        /// It with its content, and whether it is the known file with more at its end; nothing when it is not as `before`.
+        /// It with its content, and whether it is the known file with more at its end; nothing when it is not as
+        /// `before`.
         found: io::Result<Option<(Object, bool)>>,
     },
     /// Some paths were looked at.

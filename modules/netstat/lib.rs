@@ -92,8 +92,8 @@ pub fn run_with(query: &Query, backend: &Backend) -> ModuleResult {
     kept.answer(answer)
 }
 
-/// Longest wait for whether there are other network namespaces, once the own one is searched: to look takes milliseconds,
-/// unless a process does not respond.
+/// Longest wait for whether there are other network namespaces, once the own one is searched: to look takes
+/// milliseconds, unless a process does not respond.
 const TIME_ELSEWHERE: Duration = Duration::from_secs(2);
 
 /// Looks for other network namespaces beside the search, when it leaves them out.

@@ -131,8 +131,8 @@ pub(crate) fn find_others(
     problems
 }
 
-/// Why there may be more than the namespace of this name has, when it alone is searched: the other namespaces of processes
-/// and mounts, as far as they can be seen at once.
+/// Why there may be more than the namespace of this name has, when it alone is searched: the other namespaces of
+/// processes and mounts, as far as they can be seen at once.
 pub(crate) fn elsewhere(own: &str) -> Option<String> {
     let mut others = HashSet::new();
     let mut hidden = 0;

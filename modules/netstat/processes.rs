@@ -199,8 +199,8 @@ fn sockets_of(pid: u32) -> Result<Option<(Process, Vec<u64>)>, Errno> {
     Ok(Some((Process { pid, uid, user: None, command, executable, container }, inodes)))
 }
 
-/// The part of a control group's path that has the id of a container: 64 hexadecimal digits, or what systemd's scopes of
-/// machines are called.
+/// The part of a control group's path that has the id of a container: 64 hexadecimal digits, or what systemd's scopes
+/// of machines are called.
 fn container_of(groups: &str) -> Option<String> {
     let parts = groups.lines().flat_map(|line| line.splitn(3, ':').nth(2).unwrap_or_default().rsplit('/'));
     let is_id = |text: &str| text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());

@@ -1,7 +1,7 @@
 //! Sockets from the kernel over netlink: sock_diag(7), the interface of ss(8).
 //!
-//! The kernel leaves out sockets in other states and with other peers before it writes anything, and walks its tables itself: a
-//! socket that stays is neither missed nor shown twice while others come and go.
+//! The kernel leaves out sockets in other states and with other peers before it writes anything, and walks its tables
+//! itself: a socket that stays is neither missed nor shown twice while others come and go.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -11,7 +11,8 @@ use crate::parameters::Parameters;
 use crate::search::{Found, Outcome};
 use crate::verify::{Verified, What};
 
-/// Most bytes of all elements together, about. An answer with the rest of it stays below the 16 MiB that an agent takes.
+/// Most bytes of all elements together, about. An answer with the rest of it stays below the 16 MiB that an agent
+/// takes.
 const MAX_ELEMENTS_BYTES: usize = 14 << 20;
 
 /// Paths that could not be examined and are told one by one.

@@ -59,8 +59,8 @@ pub struct Remembered {
 }
 
 impl Remembered {
-    /// Reads what is remembered in a directory; `None` remembers nothing. A file that others could have written, or that
-    /// is damaged, is not believed.
+    /// Reads what is remembered in a directory; `None` remembers nothing. A file that others could have written, or
+    /// that is damaged, is not believed.
     #[must_use]
     pub fn read(directory: Option<&Path>, forget: bool, now: i64) -> Self {
         let file = directory.map(|directory| directory.join("digests"));

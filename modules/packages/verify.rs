@@ -595,7 +595,8 @@ fn digest_of(algorithm: Algorithm, file: &mut dyn Read, buffer: &mut [u8]) -> io
     Ok((Digest { algorithm, bytes: digest }, length))
 }
 
-/// What dpkg was told not to install: `path-exclude` and `path-include` in its configuration. The last that fits counts.
+/// What dpkg was told not to install: `path-exclude` and `path-include` in its configuration. The last that fits
+/// counts.
 struct Exclusions(Vec<(bool, Vec<u8>)>);
 
 impl Exclusions {

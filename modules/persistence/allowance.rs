@@ -7,8 +7,8 @@ use crate::scan::{MAX_DIGESTED, Scan};
 /// The account whose files may cost what they will.
 pub(crate) const ROOT: u32 = 0;
 
-/// What looking for the files of one account and reading them may cost, so that nobody uses up the time of all. One is a name
-/// in a directory that is listed, which takes about a microsecond.
+/// What looking for the files of one account and reading them may cost, so that nobody uses up the time of all. One is
+/// a name in a directory that is listed, which takes about a microsecond.
 const ALLOWANCE: u64 = 3_000_000;
 
 /// What it costs to look for a file by its path.

@@ -314,8 +314,8 @@ fn is_variable(name: &str) -> bool {
     below.unwrap_or(name).contains(['$', '`'])
 }
 
-/// A pattern in which `[…]` is any one letter, and so are braces, which are letters in the formats that are followed: this
-/// finds more, and never less.
+/// A pattern in which `[…]` is any one letter, and so are braces, which are letters in the formats that are followed:
+/// this finds more, and never less.
 fn plain_pattern(pattern: &str) -> String {
     without_classes(pattern).replace(['{', '}'], "?")
 }

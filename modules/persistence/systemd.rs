@@ -348,8 +348,8 @@ impl Scan<'_> {
         }
     }
 
-    /// Variables of a file that a unit reads, when they make programs load something. What lies in `/etc/default` is read
-    /// by the catalogue.
+    /// Variables of a file that a unit reads, when they make programs load something. What lies in `/etc/default` is
+    /// read by the catalogue.
     fn environment_file(&mut self, directive: &Directive) {
         if directive.key != "EnvironmentFile" {
             return;

@@ -1,5 +1,5 @@
-//! Which mount a file was found through, from `/proc/PID/mountinfo`, proc_pid_mountinfo(5). Each mount namespace is read
-//! once.
+//! Which mount a file was found through, from `/proc/PID/mountinfo`, proc_pid_mountinfo(5). Each mount namespace is
+//! read once.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;

@@ -175,8 +175,8 @@ impl Reader {
         Rc::clone(&self.remote)
     }
 
-    /// Reads a process; `None` when it is gone. `more` reads what else is wanted of it, and whether it is wanted at all:
-    /// all of this is of one execution of its program.
+    /// Reads a process; `None` when it is gone. `more` reads what else is wanted of it, and whether it is wanted at
+    /// all: all of this is of one execution of its program.
     ///
     /// # Errors
     /// When it cannot be read.

@@ -474,8 +474,8 @@ impl Search<'_> {
         may
     }
 
-    /// Where a path of the host is found, which is looked at next. Daemons work in `/`, so that is what relative paths begin
-    /// at.
+    /// Where a path of the host is found, which is looked at next. Daemons work in `/`, so that is what relative paths
+    /// begin at.
     fn inside(&self, path: &Path) -> PathBuf {
         self.so_far.locked().1 = Some(path.to_owned());
         self.root.join(path.strip_prefix("/").unwrap_or(path))

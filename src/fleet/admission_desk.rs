@@ -33,8 +33,8 @@ const RENEWAL_PAUSE: i64 = 3600;
 /// How often a request is decided anew because somebody else enrolled a host at the same time.
 const MOST_DECISIONS: u32 = 20;
 
-/// How often a record is looked for that the broker says there is, and the pause in between: a server of a cluster may be a
-/// moment behind.
+/// How often a record is looked for that the broker says there is, and the pause in between: a server of a cluster may
+/// be a moment behind.
 const LOOKS: u32 = 10;
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
@@ -197,8 +197,8 @@ impl<'p> AdmissionDesk<'p> {
         Ok(())
     }
 
-    /// Reads what others enrolled up to the record with this number, which the broker says there is. One that was removed is
-    /// never read.
+    /// Reads what others enrolled up to the record with this number, which the broker says there is. One that was
+    /// removed is never read.
     async fn read_enrolments_through(&mut self, number: u64) -> Result<(), StoredError> {
         if number < self.newest {
             self.begin_anew();
@@ -331,8 +331,8 @@ impl<'p> AdmissionDesk<'p> {
         Ok(SignedEnrolment { record: text, sigs: vec![sig] })
     }
 
-    /// Stores a record if nobody has stored another since, of whichever host: otherwise two enrollers let in more hosts than
-    /// a token may. Whether it is stored.
+    /// Stores a record if nobody has stored another since, of whichever host: otherwise two enrollers let in more hosts
+    /// than a token may. Whether it is stored.
     async fn store(&mut self, enrolment: &Enrolment) -> Result<bool, Failure> {
         let signed = token::json(&self.signed(enrolment)?)?;
         let (counts, wrong) = newest_enrolment(

@@ -167,8 +167,8 @@ impl Reader<'_> {
     async fn take(&mut self, stored: &Entry, told: &mut Vec<Told>) -> Result<(), Failure> {
         let Some(agent) = subjects::last_name(&stored.subject) else { return Ok(()) };
         let mut opened = self.inventory.open_alert(&agent, &stored.value, stored.stored);
-        // Since the inventory was read it may have joined, or have got another key; looked at once for all that was read
-        // together.
+        // Since the inventory was read it may have joined, or have got another key; looked at once for all that was
+        // read together.
         if opened.is_err() && self.renewed.insert(agent.clone()) {
             let agents = [agent.clone()];
             self.inventory.renew(&self.connection, &self.profile, &agents).await?;

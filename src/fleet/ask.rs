@@ -1,7 +1,7 @@
 //! `vigie query MODULE -t TARGET`: one question to every agent for which the target is true.
 //!
-//! The target is evaluated here as a preview; each agent decides for itself. Agents that are there are told at once, one
-//! by one; others find the question when they return.
+//! The target is evaluated here as a preview; each agent decides for itself. Agents that are there are told at once,
+//! one by one; others find the question when they return.
 
 use std::time::Duration;
 

@@ -1,8 +1,8 @@
 //! `vigie fleet backup` and `restore`: what the broker keeps, in one file of JSON lines, and back into a broker.
 //!
 //! A backup holds no secrets unless they are asked for. Restoring trusts the file no more than a broker: the root keys
-//! of the fleet's file must have signed the policy, enrolment keys of the policy the enrolments, and enrolled keys all that
-//! agents sent; what nobody signed is named and left out. Nothing that the broker has is replaced.
+//! of the fleet's file must have signed the policy, enrolment keys of the policy the enrolments, and enrolled keys all
+//! that agents sent; what nobody signed is named and left out. Nothing that the broker has is replaced.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::{self, File};

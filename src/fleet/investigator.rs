@@ -1,5 +1,5 @@
-//! `vigie fleet investigator`: people who ask. What they may ask is the policy, which root keys sign; what is made here beside
-//! it is their login for the broker.
+//! `vigie fleet investigator`: people who ask. What they may ask is the policy, which root keys sign; what is made here
+//! beside it is their login for the broker.
 
 use std::path::{Path, PathBuf};
 

@@ -1,7 +1,7 @@
 //! `vigie fleet join`: makes this host a member of a fleet by a token.
 //!
-//! The broker is not trusted: the policy must be signed by the root keys that the token names, and what lets the host in
-//! by an enrolment key of that policy. The host's keys are made here and leave it never.
+//! The broker is not trusted: the policy must be signed by the root keys that the token names, and what lets the host
+//! in by an enrolment key of that policy. The host's keys are made here and leave it never.
 
 use std::collections::BTreeMap;
 use std::io::Read as _;

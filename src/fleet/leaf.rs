@@ -8,7 +8,8 @@
 //! | `nats-server.conf` | the configuration of the site's server |
 //! | `ca.pem`, `server.pem`, `server.key` | its certificate, when the fleet has an authority of its own |
 //!
-//! The key of the site's account is `keys/site-NAME.seed`; `keys/site-NAME.agents` names the agents that it may speak for.
+//! The key of the site's account is `keys/site-NAME.seed`; `keys/site-NAME.agents` names the agents that it may speak
+//! for.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -264,7 +265,8 @@ fn check(site: &SiteFile, profile: &Profile) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Opens a port for leaf nodes in the configurations of the brokers; whether one is new, for which a server must be restarted.
+/// Opens a port for leaf nodes in the configurations of the brokers; whether one is new, for which a server must be
+/// restarted.
 fn open_port(directory: &Path, site: &SiteFile) -> Result<bool, Failure> {
     let configs = server_configs(directory);
     if site.hubs.len() != configs.len() && configs.len() > 1 {

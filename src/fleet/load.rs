@@ -1,5 +1,5 @@
-//! Who takes how much of the broker: connections and messages by user, for `vigie fleet doctor`. Asks the system account, for
-//! which the keys of `init` are needed.
+//! Who takes how much of the broker: connections and messages by user, for `vigie fleet doctor`. Asks the system
+//! account, for which the keys of `init` are needed.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

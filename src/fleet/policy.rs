@@ -34,8 +34,8 @@ pub(super) struct Publication {
     pub(super) new: bool,
 }
 
-/// The newest policy that the broker has and that the root keys of the fleet's file signed. What nobody signed counts as
-/// none, and is said.
+/// The newest policy that the broker has and that the root keys of the fleet's file signed. What nobody signed counts
+/// as none, and is said.
 pub(crate) async fn current(connection: &Connection, profile: &Profile) -> Result<Option<Policy>, Failure> {
     let versions = stored::versions(&connection.client, POLICY, POLICY_SUBJECT, POLICY_VERSIONS)
         .await

@@ -361,7 +361,8 @@ fn summary<'a>(answers: &Answers<'_>, actions: &'a [ActionId], elapsed: Duration
     }
 }
 
-/// `412 targeted (398 online, 14 offline until 14:05) | 371 answered, 12 found, 2 failed, 1 refused | 27 silent | 3.1 s`
+/// `412 targeted (398 online, 14 offline until 14:05) | 371 answered, 12 found, 2 failed, 1 refused | 27 silent | 3.1
+/// s`
 fn progress_text(answers: &Answers<'_>, until: Option<&str>, elapsed: Duration) -> String {
     let targeted = answers.targeted();
     let online = targeted.iter().filter(|agent| answers.is_online(agent)).count();

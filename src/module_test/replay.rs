@@ -1,7 +1,8 @@
 //! `vigie module replay`: a recorded conversation is held again with a program, and what it answers is compared.
 //!
-//! Each life of the recording is a life of the program, in the same directories, so that what one leaves behind the next finds.
-//! What must differ is put right on the way: directories, deadlines, and the ids of alerts, which are new in each life.
+//! Each life of the recording is a life of the program, in the same directories, so that what one leaves behind the
+//! next finds. What must differ is put right on the way: directories, deadlines, and the ids of alerts, which are new
+//! in each life.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};

@@ -198,8 +198,8 @@ fn overview(pen: &mut Pen<'_, '_>, (top, bottom): (u16, u16), state: &State) {
     }
 }
 
-/// Shares the lines out: parts that are not in use give way first, down to a title and two lines, then the one in use down
-/// to five; then parts go. What is left over is for alerts, or for the part in use.
+/// Shares the lines out: parts that are not in use give way first, down to a title and two lines, then the one in use
+/// down to five; then parts go. What is left over is for alerts, or for the part in use.
 fn shares(mut wants: [usize; 4], room: usize, focus: usize) -> [usize; 4] {
     const LEAST: usize = 3;
     const LEAST_IN_USE: usize = 5;

@@ -1,8 +1,8 @@
 //! Kills and stops of modules, guard and agent at random moments, mixed with frozen and full disks, used up tasks and
 //! descriptors: no alert is lost or doubled, nothing is left behind, and the status names each fault.
 //!
-//! The short run is the same each time and has every shortage twice. Of the long one `VIGIE_CHAOS_ROUNDS` says how long it is
-//! (100 without it), and `VIGIE_CHAOS_SEED` repeats a run.
+//! The short run is the same each time and has every shortage twice. Of the long one `VIGIE_CHAOS_ROUNDS` says how long
+//! it is (100 without it), and `VIGIE_CHAOS_SEED` repeats a run.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -177,8 +177,8 @@ impl<'a> World<'a> {
         wait_until(&format!("{name} is over"), || self.host.condition("agent", name).is_none().then_some(()));
     }
 
-    /// Sends the module a signal, and sees that the status says how it ended. It can end by itself before, where the machine
-    /// is too busy for its heartbeats, and once more before the status is read.
+    /// Sends the module a signal, and sees that the status says how it ended. It can end by itself before, where the
+    /// machine is too busy for its heartbeats, and once more before the status is read.
     fn end_steady(&self, signal: Signal, exits: &[&str]) {
         let mut others = Vec::new();
         while others.len() < MOST_OTHER_ENDS {
@@ -338,8 +338,8 @@ fn chaos(seed: u64, mut next: impl FnMut(&mut Random, &[Shortage]) -> Option<Sho
     host.wait_empty();
 }
 
-/// The processes of the module and their parents; at most one copy ever lives. Beside it there are its helper, which looks
-/// like the module until it runs its own program, and a launcher where there is no cgroup.
+/// The processes of the module and their parents; at most one copy ever lives. Beside it there are its helper, which
+/// looks like the module until it runs its own program, and a launcher where there is no cgroup.
 fn copies(host: &Host) -> BTreeMap<i32, Option<i32>> {
     let all = host.processes().into_iter().filter(|pid| is_steady(*pid));
     let all: BTreeMap<i32, Option<i32>> = all.map(|pid| (pid, parent(pid))).collect();

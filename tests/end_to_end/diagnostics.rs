@@ -1,4 +1,5 @@
-//! An archive of diagnostics has nothing in it that was not asked for: secrets are planted wherever something is collected.
+//! An archive of diagnostics has nothing in it that was not asked for: secrets are planted wherever something is
+//! collected.
 
 use std::io::Read as _;
 

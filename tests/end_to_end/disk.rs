@@ -1,4 +1,5 @@
-//! A disk of its own for a test: a file system in a file, in a mount namespace, that can be frozen (fsfreeze(8)) or filled.
+//! A disk of its own for a test: a file system in a file, in a mount namespace, that can be frozen (fsfreeze(8)) or
+//! filled.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,7 +7,8 @@ use std::process::{Child, Command, Stdio};
 
 use crate::harness::{Host, wait_until};
 
-/// A mount namespace with an ext4 file system in it, kept by a process that ends with this one: it reads what never comes.
+/// A mount namespace with an ext4 file system in it, kept by a process that ends with this one: it reads what never
+/// comes.
 pub(crate) struct Disk {
     keeper: Child,
     directory: PathBuf,

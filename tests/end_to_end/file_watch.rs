@@ -273,8 +273,8 @@ fn changes_are_listed_explained_and_accepted_by_queries() {
     assert_eq!(ask(json!({"unaccepted": true}))["elements"]["unaccepted"], json!([]));
 }
 
-/// Starts the agent where a process may have so many inotify watches, as root of a namespace of users: root's own limit is
-/// everybody's.
+/// Starts the agent where a process may have so many inotify watches, as root of a namespace of users: root's own limit
+/// is everybody's.
 fn start_with_watches(host: &Host, most: u32) -> Option<crate::harness::Agent<'_>> {
     let limit = format!("echo {most} > /proc/sys/user/max_inotify_watches && exec \"$0\" \"$@\"");
     let command = ["unshare", "--user", "--map-root-user", "sh", "-c", &limit];

@@ -200,8 +200,8 @@ fn kept(place: &Path, urls: &[String]) -> BTreeSet<u64> {
 const QUESTIONS: usize = 100;
 const PEOPLE: usize = 4;
 
-/// How long publishing may stand still, and direct gets, when the leader of the streams is killed. The goals are half of it,
-/// for a machine that does nothing else.
+/// How long publishing may stand still, and direct gets, when the leader of the streams is killed. The goals are half
+/// of it, for a machine that does nothing else.
 const PUBLISHING: Duration = Duration::from_secs(20);
 const READING: Duration = Duration::from_secs(4);
 

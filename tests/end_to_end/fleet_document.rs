@@ -1,5 +1,5 @@
-//! The steps of docs/fleet.md, run from its own text. Names of the page's hosts and directories are put in place of each other; what is
-//! done beside a step is what the page says in words.
+//! The steps of docs/fleet.md, run from its own text. Names of the page's hosts and directories are put in place of
+//! each other; what is done beside a step is what the page says in words.
 
 use std::collections::BTreeMap;
 use std::fs;

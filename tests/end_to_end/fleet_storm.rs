@@ -1,6 +1,6 @@
-//! Many hosts that join at once by one token, as a new data centre does, with the broker killed in between: all get in, none
-//! twice. Each host is a connection and a key of its own that does what `vigie fleet join` does; who lets them in is the program.
-//! `VIGIE_FLEET_JOINS` sets how many there are.
+//! Many hosts that join at once by one token, as a new data centre does, with the broker killed in between: all get in,
+//! none twice. Each host is a connection and a key of its own that does what `vigie fleet join` does; who lets them in
+//! is the program. `VIGIE_FLEET_JOINS` sets how many there are.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

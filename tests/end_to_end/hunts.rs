@@ -1,5 +1,5 @@
-//! The action files of `examples/hunts`: each finds what it is for, and nothing on a host that is well. Their signatures are
-//! checked as `examples/hunts/README.md` says.
+//! The action files of `examples/hunts`: each finds what it is for, and nothing on a host that is well. Their
+//! signatures are checked as `examples/hunts/README.md` says.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -133,8 +133,8 @@ fn queries_to_both_kinds_of_modules_are_shown() {
     host.wait_ready("echo");
     let names = ["echo", "standard_echo"];
     let taps = names.map(|name| host.begin(&["module", "tap", name, "--json"]));
-    // The tap of a standard module shows nothing before a query: asked until it is there. One that begins between a question
-    // and its answer has only the answer, so that both of one query are waited for.
+    // The tap of a standard module shows nothing before a query: asked until it is there. One that begins between a
+    // question and its answer has only the answer, so that both of one query are waited for.
     for (name, tap) in names.iter().zip(&taps) {
         let (question, answer) = wait_until("a query is shown", || {
             host.query(name, &json!({"word": "abc"}));

@@ -1,5 +1,5 @@
-//! Identities that are not one host's alone: copied machines, two agents at once, snapshots that are put back. Each is noticed
-//! and named, and no alert of anybody is taken for another one.
+//! Identities that are not one host's alone: copied machines, two agents at once, snapshots that are put back. Each is
+//! noticed and named, and no alert of anybody is taken for another one.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -115,8 +115,8 @@ fn a_copy_on_another_machine_says_so_at_its_start_and_no_alert_is_taken_for_anot
     let shown = alice.json(&fleet, &["alerts", "-t", "all"]);
     let of = |kind: &str| shown.iter().filter(|line| line["type"] == kind).count();
     assert_eq!((of("renamed"), of("fork"), of("gap"), of("gone")), (2, 0, 0, 0), "{shown:#?}");
-    // A restart of the copy finds that the original runs beside it, and says so again. It got its name lately, so that it waits
-    // with a further one.
+    // A restart of the copy finds that the original runs beside it, and says so again. It got its name lately, so that
+    // it waits with a further one.
     drop(copied);
     let _copied = copy.host.start_by(&elsewhere);
     patiently("the copy says so", || stands(&copy, "identity-duplicated").then_some(()));
@@ -171,7 +171,8 @@ fn two_agents_of_one_identity_are_named_and_go_on_in_journals_of_their_own() {
     assert_eq!(renamed, 2, "{shown:#?}");
 }
 
-/// The newest message under its name is not what the agent wrote last, as behind a machine that stood still for minutes.
+/// The newest message under its name is not what the agent wrote last, as behind a machine that stood still for
+/// minutes.
 #[test]
 fn a_stream_that_was_made_anew_makes_nobody_a_clone() {
     if server_is_missing() {
@@ -201,7 +202,8 @@ fn a_stream_that_was_made_anew_makes_nobody_a_clone() {
     assert_eq!(journal_name(&web), first);
 }
 
-/// More alerts were lost with the snapshot than a reader remembers, so by their numbers alone the new ones would be doubles.
+/// More alerts were lost with the snapshot than a reader remembers, so by their numbers alone the new ones would be
+/// doubles.
 #[test]
 fn after_a_snapshot_was_put_back_no_alert_is_taken_for_one_that_was_lost_with_it() {
     if server_is_missing() {
@@ -268,7 +270,8 @@ fn after_a_snapshot_was_put_back_no_alert_is_taken_for_one_that_was_lost_with_it
     assert_eq!(web.status()["problem"], json!(null));
 }
 
-/// The snapshot has the log of what was run as well: what was run since then would run again while it may still be begun.
+/// The snapshot has the log of what was run as well: what was run since then would run again while it may still be
+/// begun.
 #[test]
 fn after_a_snapshot_was_put_back_nothing_runs_that_may_have_run_before() {
     if server_is_missing() {

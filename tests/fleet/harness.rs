@@ -453,8 +453,8 @@ impl Fleet {
         texts.map(|text| serde_json::from_str(&text).unwrap()).collect()
     }
 
-    /// The alerts of all agents in the order of the stream, those that came twice once, and how many messages were none:
-    /// forged, or moved to another agent's subject.
+    /// The alerts of all agents in the order of the stream, those that came twice once, and how many messages were
+    /// none: forged, or moved to another agent's subject.
     pub(crate) fn alerts(&self) -> (Vec<FleetAlert>, usize) {
         let mut flagged = 0;
         let mut alerts: Vec<FleetAlert> = Vec::new();

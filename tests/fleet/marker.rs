@@ -1,4 +1,5 @@
-//! A marker in what modules and alerts show of a host, and every byte that the broker stores of it in extra privacy mode.
+//! A marker in what modules and alerts show of a host, and every byte that the broker stores of it in extra privacy
+//! mode.
 
 use std::fs;
 use std::path::Path;

@@ -11,8 +11,8 @@ const BEHIND: jiff::SignedDuration = jiff::SignedDuration::from_hours(24);
 /// for days, begins with it.
 const CATCHING_UP: Duration = Duration::from_secs(60);
 
-/// Whether the sink is too far behind, by the oldest alert that waits after each batch. One batch that is taken does not
-/// end it, and a receiver that is only too slow begins it as well.
+/// Whether the sink is too far behind, by the oldest alert that waits after each batch. One batch that is taken does
+/// not end it, and a receiver that is only too slow begins it as well.
 #[derive(Debug, Default)]
 pub(super) struct Behind {
     since: Option<Instant>,

@@ -50,8 +50,8 @@ impl<'a> From<&'a TypedKey> for KnownKey<'a> {
 }
 
 impl<'a> ModuleShape<'a> {
-    /// Finds the shape of a module: among those built in, in what the agent's configuration says of it (`types`), and among
-    /// those known by name.
+    /// Finds the shape of a module: among those built in, in what the agent's configuration says of it (`types`), and
+    /// among those known by name.
     pub(crate) fn of(
         builtins: &[crate::builtin::BuiltinModule],
         name: &str,

@@ -1,5 +1,5 @@
-//! A real power loss: a file system in a file is shut down without its log being written (`FS_IOC_SHUTDOWN`), after random
-//! changes, and mounted again.
+//! A real power loss: a file system in a file is shut down without its log being written (`FS_IOC_SHUTDOWN`), after
+//! random changes, and mounted again.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -310,8 +310,8 @@ impl Client {
         jwt.clone_into(&mut locked(&self.shared.login));
     }
 
-    /// Tries these addresses before those of the settings, from the next connection on. One that is neither encrypted nor on
-    /// this machine is refused there.
+    /// Tries these addresses before those of the settings, from the next connection on. One that is neither encrypted
+    /// nor on this machine is refused there.
     pub fn set_brokers(&self, addresses: Vec<Address>) {
         *locked(&self.shared.brokers) = addresses;
     }

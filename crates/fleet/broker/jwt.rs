@@ -2,9 +2,9 @@
 //! of NATS.
 //!
 //! A chain of signatures: the operator's key signs the accounts ([`super::permissions`]); each names one signing key
-//! for each of its [`Role`]s, with the permissions that its users have; that key signs users. So a user's token holds a name and
-//! a public key, but no permissions; the broker's configuration does not grow with the fleet; and whoever enrols
-//! agents can make neither investigators nor administrators.
+//! for each of its [`Role`]s, with the permissions that its users have; that key signs users. So a user's token holds a
+//! name and a public key, but no permissions; the broker's configuration does not grow with the fleet; and whoever
+//! enrols agents can make neither investigators nor administrators.
 
 use data_encoding::{BASE32_NOPAD, BASE64URL_NOPAD};
 use nkeys::{KeyPair, KeyPairType};
@@ -146,8 +146,8 @@ impl Authority {
     }
 
     /// The tokens for the broker's configuration. `name` is the fleet's, `issued` in seconds since 1970 (UTC). Users
-    /// whose key is in `revoked` are shut out with all tokens that were issued up to the time beside it. Each of `sites`
-    /// has an account of its own.
+    /// whose key is in `revoked` are shut out with all tokens that were issued up to the time beside it. Each of
+    /// `sites` has an account of its own.
     #[must_use]
     pub fn tokens(
         &self,
@@ -196,8 +196,8 @@ impl Authority {
         }
     }
 
-    /// The login of somebody who may ask the servers who is connected, and nothing else. `issued` is in seconds since 1970
-    /// (UTC).
+    /// The login of somebody who may ask the servers who is connected, and nothing else. `issued` is in seconds since
+    /// 1970 (UTC).
     #[must_use]
     pub fn watcher(&self, key: &AgentPublicKey, issued: i64) -> String {
         let claims = json!({

@@ -1,9 +1,11 @@
-//! Sites: agents that speak to a server of their own, a leaf node of NATS, which speaks to the brokers by one connection.
+//! Sites: agents that speak to a server of their own, a leaf node of NATS, which speaks to the brokers by one
+//! connection.
 //!
-//! Each site has an account of its own at the brokers. Nobody else is in it: brokers tell a leaf node of every subscription in
-//! its account, and where an agent listens is a secret. What crosses into the fleet's account are the literal subjects of
-//! the site's agents, and back what is for them: whoever takes the site's server can do what those agents together could.
-//! The account says so and not the login, because nats-server 2.9.10 leaves it to the leaf node to keep to what its login allows.
+//! Each site has an account of its own at the brokers. Nobody else is in it: brokers tell a leaf node of every
+//! subscription in its account, and where an agent listens is a secret. What crosses into the fleet's account are the
+//! literal subjects of the site's agents, and back what is for them: whoever takes the site's server can do what those
+//! agents together could. The account says so and not the login, because nats-server 2.9.10 leaves it to the leaf node
+//! to keep to what its login allows.
 //!
 //! The site's server knows the agents' account by a token that takes nothing from other accounts, so what agents say
 //! goes on to the brokers, and is acknowledged by them.
@@ -27,8 +29,8 @@ use vigie_protocol::names::AgentId;
 /// The port of NATS for leaf nodes.
 pub const PORT: u16 = 7422;
 
-/// Agents of one site. Each is two dozen imports of its account, which a server compares with each other when the site logs
-/// in: with 150 agents nats-server 2.15.1 did not get done with it in time.
+/// Agents of one site. Each is two dozen imports of its account, which a server compares with each other when the site
+/// logs in: with 150 agents nats-server 2.15.1 did not get done with it in time.
 pub const MAX_AGENTS: usize = 40;
 
 /// Agents of all sites together: the investigators' token names each once.
@@ -124,7 +126,8 @@ impl Site {
         self.agents.iter().map(|agent| Shared::stream(&format!("vigie.res.*.{agent}")))
     }
 
-    /// The login of the site's server, with this key. It is for a leaf node alone. `issued` is in seconds since 1970 (UTC).
+    /// The login of the site's server, with this key. It is for a leaf node alone. `issued` is in seconds since 1970
+    /// (UTC).
     #[must_use]
     pub fn login(&self, key: &AgentPublicKey, issued: i64) -> String {
         let claims = json!({

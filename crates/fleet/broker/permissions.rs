@@ -30,7 +30,8 @@ const MAX_PAYLOAD_BYTES: i64 = 1024 * 1024;
 /// Largest message that an agent may publish: a part of an answer.
 const MAX_AGENT_PAYLOAD_BYTES: i64 = 512 * 1024;
 
-/// Most subscriptions of an agent: its inboxes, and where it listens. A connection that ended uncleanly may still count.
+/// Most subscriptions of an agent: its inboxes, and where it listens. A connection that ended uncleanly may still
+/// count.
 const MAX_AGENT_SUBSCRIPTIONS: i64 = 8;
 
 /// Largest message that a host may publish that wants to join.
@@ -178,8 +179,8 @@ impl Role {
 /// What agents read.
 pub(super) const READ_BY_AGENTS: [&str; 4] = [POLICY, ASK, STANDING, JOINED];
 
-/// Where an agent reads the newest of its own alerts and heartbeats: what it does not know of itself, another host wrote, or
-/// it did before an older copy of its files was put back.
+/// Where an agent reads the newest of its own alerts and heartbeats: what it does not know of itself, another host
+/// wrote, or it did before an older copy of its files was put back.
 pub(super) fn newest_of(agent: &str) -> [String; 2] {
     [(ALERTS, "alert"), (FACTS, "facts")]
         .map(|(stream, kind)| format!("{}.vigie.{kind}.{agent}", direct_get(stream)))

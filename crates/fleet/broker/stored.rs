@@ -1,8 +1,8 @@
 //! What the streams keep: storing, and reading by direct get, with no more rights than an agent or investigator has.
 //!
-//! Nobody but an administrator makes consumers ([`super::consumer`]): a consumer with a delivery subject is a right to write anywhere in
-//! the account. Nobody uses message ids or headers either: a message id that another one used keeps a message from
-//! being stored for good, so doubles are dropped by whoever reads.
+//! Nobody but an administrator makes consumers ([`super::consumer`]): a consumer with a delivery subject is a right to
+//! write anywhere in the account. Nobody uses message ids or headers either: a message id that another one used keeps a
+//! message from being stored for good, so doubles are dropped by whoever reads.
 
 use std::time::Duration;
 
@@ -21,8 +21,8 @@ pub(crate) const ACK_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the broker may take to answer a question about a stream.
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a reader waits for a broker that is about to come back: servers of a cluster elect a leader anew within 5 to
-/// 8 seconds.
+/// How long a reader waits for a broker that is about to come back: servers of a cluster elect a leader anew within 5
+/// to 8 seconds.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Pause before a question is asked again that found nobody.
@@ -91,8 +91,8 @@ impl StoredError {
         matches!(self, Self::Refused { code: WRONG_LAST_SEQUENCE, .. })
     }
 
-    /// Somebody else wrote to this subject after the message with this number. Where the newest one is older, or there is none,
-    /// nobody did: it expired, as behind a machine that stood still, or the stream was made anew.
+    /// Somebody else wrote to this subject after the message with this number. Where the newest one is older, or there
+    /// is none, nobody did: it expired, as behind a machine that stood still, or the stream was made anew.
     #[must_use]
     pub fn is_other_writer_after(&self, number: u64) -> bool {
         self.is_other_writer() && self.newest().is_none_or(|newest| newest > number)
@@ -184,7 +184,8 @@ pub async fn store_after(
     publish(client, subject, &[(EXPECTED_LAST.to_owned(), last.to_string())], value).await
 }
 
-/// The same, if nobody has written to any subject of the stream either since its message with the number `last_of_stream`.
+/// The same, if nobody has written to any subject of the stream either since its message with the number
+/// `last_of_stream`.
 ///
 /// # Errors
 ///

@@ -1,5 +1,5 @@
-//! Who is connected to the servers and how much they send, as the servers say themselves. For whoever holds the keys of the
-//! system account. A hint and no proof: a broker that was taken may lie.
+//! Who is connected to the servers and how much they send, as the servers say themselves. For whoever holds the keys of
+//! the system account. A hint and no proof: a broker that was taken may lie.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -65,15 +65,15 @@ pub struct PolicyDocument {
     /// What an action may use on each agent.
     #[serde(default)]
     pub limits: PolicyLimits,
-    /// Where the brokers are, `tls://HOST:PORT`, up to 16. Agents try them before those of their configuration, which they
-    /// fall back to.
+    /// Where the brokers are, `tls://HOST:PORT`, up to 16. Agents try them before those of their configuration, which
+    /// they fall back to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub brokers: Vec<String>,
     /// Who may have agents ask something again and again; absent: nobody.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub standing: Option<StandingRule>,
-    /// Texts for modules, such as rules of `events`: signed with the policy, in force with it and gone with it. Up to 64,
-    /// together half of the policy's size.
+    /// Texts for modules, such as rules of `events`: signed with the policy, in force with it and gone with it. Up to
+    /// 64, together half of the policy's size.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub packs: Packs,
 }

@@ -16,8 +16,8 @@ use crate::segment::{self, Name};
 const REWRITE_BYTES: u64 = 1 << 20;
 
 impl Writer {
-    /// Keeps the closed segments within their allowance, and reads at most `budget` bytes to do so. `merges`: also where
-    /// segments become one, which makes no room.
+    /// Keeps the closed segments within their allowance, and reads at most `budget` bytes to do so. `merges`: also
+    /// where segments become one, which makes no room.
     ///
     /// What cannot be done is put off until the next segment is begun, and the others go on.
     pub(super) fn make_room(&mut self, mut budget: u64, merges: bool) {
@@ -141,8 +141,8 @@ impl Writer {
         }
     }
 
-    /// Puts off a segment that cannot be read. One that somebody else deleted is forgotten: who reads the journal says what
-    /// is missing, and what is left must still be kept within its allowance.
+    /// Puts off a segment that cannot be read. One that somebody else deleted is forgotten: who reads the journal says
+    /// what is missing, and what is left must still be kept within its allowance.
     fn cannot_read(&mut self, name: Name, error: &io::Error) {
         let found = name.path(&self.directory).symlink_metadata();
         if found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
@@ -164,8 +164,8 @@ impl Writer {
         self.retention_trouble = Some(format!("cannot apply retention to the alert journal: {why}"));
     }
 
-    /// Deletes segments that the one before holds as well. Until they are gone, that one stays as it is: what went from it
-    /// would still be read in them.
+    /// Deletes segments that the one before holds as well. Until they are gone, that one stays as it is: what went from
+    /// it would still be read in them.
     pub(super) fn remove_left_over(&mut self) {
         if self.left_over.is_empty() {
             return;

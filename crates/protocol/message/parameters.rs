@@ -112,8 +112,8 @@ pub const ACCEPTED_EXTENSIONS: [&str; 2] = ["health", "configured"];
 pub struct HealthParameters {
     /// The whole set; empty when all is well.
     pub conditions: Vec<Condition>,
-    /// Numbers that the module shows of itself, by names of lower-case letters, digits and `_`, each with its unit at the end
-    /// where it has one.
+    /// Numbers that the module shows of itself, by names of lower-case letters, digits and `_`, each with its unit at
+    /// the end where it has one.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub values: BTreeMap<String, u64>,
 }

@@ -9,7 +9,8 @@ use crate::text::{milliseconds, split_path};
 
 const VERSION: &str = "9.4.0";
 
-/// Longest keyword in bytes: Lucene refuses a document with a longer term (32,766), and what a mapping ignores is not found.
+/// Longest keyword in bytes: Lucene refuses a document with a longer term (32,766), and what a mapping ignores is not
+/// found.
 const MAX_KEYWORD_BYTES: usize = 8191;
 
 pub(super) fn document(alert: &Alert) -> Map<String, Value> {

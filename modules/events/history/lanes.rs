@@ -1,5 +1,5 @@
-//! The history in lanes: what root did, what others did, and what a user did beyond his share of a day. Each lane is a chain
-//! of blocks of its own, so that what one user's load fills is removed first and nobody else's records with it.
+//! The history in lanes: what root did, what others did, and what a user did beyond his share of a day. Each lane is a
+//! chain of blocks of its own, so that what one user's load fills is removed first and nobody else's records with it.
 //!
 //! | lane | has | when the budget is used up |
 //! |---|---|---|

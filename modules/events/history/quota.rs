@@ -1,5 +1,5 @@
-//! How much one user adds to the history: how much text of his execs is kept in full, and how much of a day is his share.
-//! Whoever runs programs as fast as he can must not push everybody's history out of its budget.
+//! How much one user adds to the history: how much text of his execs is kept in full, and how much of a day is his
+//! share. Whoever runs programs as fast as he can must not push everybody's history out of its budget.
 
 use std::collections::HashMap;
 
@@ -8,7 +8,8 @@ use vigie_kernel_events::{Account, Listed};
 use super::lanes::Lane;
 use crate::record::{Record, Run, What};
 
-/// Bytes of texts that one user has in a minute, and all users but root together. A build of a large project stays below.
+/// Bytes of texts that one user has in a minute, and all users but root together. A build of a large project stays
+/// below.
 const OF_ONE: u64 = 4 << 20;
 const OF_ALL: u64 = 16 << 20;
 
@@ -89,8 +90,8 @@ fn cut_path(path: &mut Vec<u8>, most: usize) {
 }
 
 impl Quota {
-    /// The record with shorter texts when its user has had his share. Root has none: who may delete the history need not
-    /// fill it.
+    /// The record with shorter texts when its user has had his share. Root has none: who may delete the history need
+    /// not fill it.
     pub(crate) fn cut(&mut self, record: &Record, account: Account) -> Option<Record> {
         let What::Exec(run) = &record.what else { return None };
         if account.is_trusted() {

@@ -45,8 +45,8 @@ pub(super) fn applet<'a>(program: &[u8], mut arguments: impl Iterator<Item = &'a
     })
 }
 
-/// Calls `with` for each option and its value, as far as there may be one: `-x1`, `-x=1`, `-x 1`, `--long=1`, `--long 1`,
-/// and each letter of `-abx`. Whether one of these calls said yes.
+/// Calls `with` for each option and its value, as far as there may be one: `-x1`, `-x=1`, `-x 1`, `--long=1`, `--long
+/// 1`, and each letter of `-abx`. Whether one of these calls said yes.
 pub(super) fn any_option(
     program: &[u8],
     arguments: &[&[u8]],

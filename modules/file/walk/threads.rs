@@ -72,7 +72,8 @@ impl Own {
         locked(&self.batch)
     }
 
-    /// The newer half of what is to be read, when there is more than one file. Somebody may take it all over at any moment.
+    /// The newer half of what is to be read, when there is more than one file. Somebody may take it all over at any
+    /// moment.
     pub(super) fn half_of_batch(&self) -> Option<Vec<Candidate>> {
         let mut batch = self.batch();
         let left = batch.len();

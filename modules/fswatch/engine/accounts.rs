@@ -12,7 +12,8 @@ use crate::change::{Alert, Event, notice};
 use crate::ledger::Entry;
 use crate::rules::Severity;
 
-/// Quiet time after which a story is told: one tool changes its files within milliseconds, and `adduser` starts several.
+/// Quiet time after which a story is told: one tool changes its files within milliseconds, and `adduser` starts
+/// several.
 const QUIET: Duration = Duration::from_millis(700);
 
 /// Longest time that a story is kept back.

@@ -102,8 +102,8 @@ impl<S: Sink> Engine<S> {
         }
     }
 
-    /// What was found too long ago, and still has no room, is left to a comparison of its own: only what it says about the
-    /// course of its scan counts.
+    /// What was found too long ago, and still has no room, is left to a comparison of its own: only what it says about
+    /// the course of its scan counts.
     fn give_up_found(&mut self) {
         let held = std::mem::take(&mut self.backlog.held);
         for (lane, reports) in held {

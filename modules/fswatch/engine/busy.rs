@@ -1,5 +1,5 @@
-//! Directories in which more happened than can be told by name: they are compared with what is known of them, in turns of
-//! who can make names there.
+//! Directories in which more happened than can be told by name: they are compared with what is known of them, in turns
+//! of who can make names there.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,9 +1,9 @@
-//! The canary: a file of the module's own that is replaced at intervals, and whose change must come all the way from the
-//! kernel through a worker that reads it and the agent's journal to the agent's acknowledgement. When it does not, the
-//! module is blind, and says since when and where the way ends.
+//! The canary: a file of the module's own that is replaced at intervals, and whose change must come all the way from
+//! the kernel through a worker that reads it and the agent's journal to the agent's acknowledgement. When it does not,
+//! the module is blind, and says since when and where the way ends.
 //!
-//! Its record in the journal carries how far the baseline had got: who removes, rolls back or exchanges all files of the
-//! module is found by the next life (`engine/mark.rs`).
+//! Its record in the journal carries how far the baseline had got: who removes, rolls back or exchanges all files of
+//! the module is found by the next life (`engine/mark.rs`).
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};

@@ -52,7 +52,8 @@ impl<S: Sink> Engine<S> {
         self.publish();
     }
 
-    /// Finds out what the rules mean on this host as it is now. What is known and no longer covered is not forgotten yet.
+    /// Finds out what the rules mean on this host as it is now. What is known and no longer covered is not forgotten
+    /// yet.
     pub(super) fn cover(&mut self, rules: &Rules) {
         let avoided = self.watching.avoided();
         let trust = RefCell::new(&mut self.trust);
@@ -145,7 +146,8 @@ impl<S: Sink> Engine<S> {
         }
     }
 
-    /// All that is below a path that is too long is too long as well: of such a tree the highest directory stands for all.
+    /// All that is below a path that is too long is too long as well: of such a tree the highest directory stands for
+    /// all.
     pub(super) fn note_unwatched(&mut self, directory: &Path, why: String) {
         let is_too_long = |way: &&Path| way.as_os_str().len() > LONGEST_PATH;
         let directory = directory.ancestors().take_while(is_too_long).last().unwrap_or(directory);

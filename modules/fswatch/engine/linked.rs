@@ -1,5 +1,5 @@
-//! Watched files that got another name: what was done under that name since is told of each known one, and so is what is
-//! done from then on.
+//! Watched files that got another name: what was done under that name since is told of each known one, and so is what
+//! is done from then on.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -13,8 +13,8 @@ use crate::object::{Kind, Object};
 /// Time between two searches at least.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Times as long as a search took there is none after it: whoever makes names all the time takes no more than that share
-/// of the engine.
+/// Times as long as a search took there is none after it: whoever makes names all the time takes no more than that
+/// share of the engine.
 const SHARE: u32 = 10;
 
 /// Time after which everything is compared when there were more files than are kept.
@@ -63,8 +63,8 @@ impl Linked {
 }
 
 impl<S: Sink> Engine<S> {
-    /// There were more files than are kept: what was done to those is found by comparing everything soon. Not at once, because
-    /// users decide how many there are.
+    /// There were more files than are kept: what was done to those is found by comparing everything soon. Not at once,
+    /// because users decide how many there are.
     fn scan_for_left_out(&mut self) {
         // What is compared now may have been there already.
         if !self.linked.is_left_out || self.scans.values().any(super::Scan::is_whole) {
@@ -76,8 +76,8 @@ impl<S: Sink> Engine<S> {
         self.next_scan = Some(self.next_scan.map_or(soon, |next| next.min(soon)));
     }
 
-    /// Goes on with the search. A user decides how many names his files have, so nothing here is done for all of them in
-    /// one step.
+    /// Goes on with the search. A user decides how many names his files have, so nothing here is done for all of them
+    /// in one step.
     pub(super) fn find_linked(&mut self) {
         self.linked.is_left_out |= self.linked.wanted.take_left_out();
         self.scan_for_left_out();

@@ -21,8 +21,8 @@ const MAX_REMEMBERED: usize = 64;
 /// Names after that of a log among which its copies are looked for.
 const MAX_COPIES: usize = 512;
 
-/// Longest time for which a copy that is still written or read, and the log that was emptied meanwhile, are not told: enough
-/// for 6 GB at 100 MB/s.
+/// Longest time for which a copy that is still written or read, and the log that was emptied meanwhile, are not told:
+/// enough for 6 GB at 100 MB/s.
 const LONGEST_COPY: Duration = Duration::from_secs(60);
 
 /// Time between two looks at them.
@@ -37,8 +37,9 @@ const RUNS: u16 = 0o6111;
 /// What is remembered of rotations whose steps are seen one by one.
 #[derive(Debug, Default)]
 pub(super) struct Rotations {
-    /// Digests of compressed logs, and of copies that have more at their end, because whoever writes a log goes on while it
-    /// is copied; each with that of the log. They are of contents, so that they are true whatever becomes of the files.
+    /// Digests of compressed logs, and of copies that have more at their end, because whoever writes a log goes on
+    /// while it is copied; each with that of the log. They are of contents, so that they are true whatever becomes of
+    /// the files.
     holds: VecDeque<([u8; 32], [u8; 32])>,
     /// Logs that were renamed to the name of a copy, and until when a new one is expected in the place of each.
     away: VecDeque<(PathBuf, Object, Instant)>,
@@ -140,8 +141,8 @@ fn opens_no_more(copy: &Object, log: &Object) -> bool {
         && copy.extended.iter().all(|one| log.extended.iter().any(|its| its == one))
 }
 
-/// Whether a copy that something was renamed over is what a rotation loses: it is the oldest, by age and number, and what is there
-/// now had the number beside it or is the log of the only copy.
+/// Whether a copy that something was renamed over is what a rotation loses: it is the oldest, by age and number, and
+/// what is there now had the number beside it or is the log of the only copy.
 fn is_oldest(
     (copy, known): (&Path, &Object),
     (from, there): (&Path, &Object),
@@ -163,8 +164,8 @@ fn is_oldest(
 }
 
 /// Which paths are logs that were rotated, with the paths where they are now: a file went on under another name in its
-/// directory, and a new one took its place or will. `is_growing`: their rule is for logs. `is_log`: a file is, or was until a
-/// moment ago, the log of that name.
+/// directory, and a new one took its place or will. `is_growing`: their rule is for logs. `is_log`: a file is, or was
+/// until a moment ago, the log of that name.
 pub(super) fn rotations(
     seen: &[Seen],
     is_growing: impl Fn(&Path) -> bool,
@@ -177,7 +178,8 @@ pub(super) fn rotations(
         }
     }
     let moved = |known: &Object| came.get(&(known.device, known.inode)).copied();
-    // Where files only have each other's places, none is new. An inode is given again at once, so it alone proves nothing.
+    // Where files only have each other's places, none is new. An inode is given again at once, so it alone proves
+    // nothing.
     let is_exchanged = |index: usize| {
         let next = |at: &usize| {
             let known = seen[*at].known.as_ref()?;
@@ -231,7 +233,8 @@ pub(super) fn rotations(
 }
 
 impl<S: Sink> Engine<S> {
-    /// Finds the steps of rotations, so that they are told as growth; what is not complete yet is left out and looked at again.
+    /// Finds the steps of rotations, so that they are told as growth; what is not complete yet is left out and looked
+    /// at again.
     pub(super) fn judge_logs(&mut self, seen: &mut Vec<Seen>) {
         let now = now();
         let away: HashSet<PathBuf> = self.rotations.away.iter().map(|(path, ..)| path.clone()).collect();
@@ -343,8 +346,8 @@ impl<S: Sink> Engine<S> {
         }
     }
 
-    /// Which copies were lost because something was renamed over them. A rotation loses only the oldest one, or one that is
-    /// kept elsewhere, as when it was compressed before.
+    /// Which copies were lost because something was renamed over them. A rotation loses only the oldest one, or one
+    /// that is kept elsewhere, as when it was compressed before.
     fn overwritten_copies(&self, seen: &[Seen], moves: &[(usize, usize)]) -> Vec<usize> {
         let gone_on: HashSet<usize> = moves.iter().map(|(log, _)| *log).collect();
         let is_log = |log: &PathBuf| {
@@ -420,8 +423,8 @@ impl<S: Sink> Engine<S> {
         is_being_read && self.may_be_copy(one)
     }
 
-    /// Whether a log has lost what it had, or is a new one, while what can be its copy is not known yet, or not told of. `judged`: what is known
-    /// in this round.
+    /// Whether a log has lost what it had, or is a new one, while what can be its copy is not known yet, or not told
+    /// of. `judged`: what is known in this round.
     fn is_replaced_before_its_copy(&self, one: &Seen, judged: &HashSet<PathBuf>, now: Instant) -> bool {
         let Some(known) = one.known.as_ref().filter(|_| !one.grown && self.is_growing(&one.path)) else {
             return false;
@@ -440,8 +443,8 @@ impl<S: Sink> Engine<S> {
         (is_emptied || is_renamed) && self.may_have_copy(&one.path, &one.path, judged, now)
     }
 
-    /// Whether there can be a copy of a log, of what was lost at `path`, which is not known yet: it is looked at or read, or
-    /// will be in a moment. `judged`: what is known in this round.
+    /// Whether there can be a copy of a log, of what was lost at `path`, which is not known yet: it is looked at or
+    /// read, or will be in a moment. `judged`: what is known in this round.
     fn may_have_copy(&self, log: &Path, path: &Path, judged: &HashSet<PathBuf>, now: Instant) -> bool {
         let is_copy = |copy: &&PathBuf| {
             copy.parent() == log.parent()
@@ -478,7 +481,8 @@ impl<S: Sink> Engine<S> {
         if self.is_growing(log) { self.ledger.state().baseline.get(log) } else { None }
     }
 
-    /// Whether it is new, and can be the copy of a log, or the compressed log, that somebody has not written to its end.
+    /// Whether it is new, and can be the copy of a log, or the compressed log, that somebody has not written to its
+    /// end.
     fn is_incomplete_copy(&self, one: &Seen) -> bool {
         let there = one.there.as_ref().filter(|_| one.known.is_none() && !one.grown);
         there.is_some_and(|there| self.is_part_of_copy(one, there))
@@ -515,8 +519,8 @@ impl<S: Sink> Engine<S> {
         true
     }
 
-    /// Which paths are logs that were copied and emptied then (logrotate's `copytruncate`), or compressed, and their copies:
-    /// the copy has what was known of the log, under its name with more at its end.
+    /// Which paths are logs that were copied and emptied then (logrotate's `copytruncate`), or compressed, and their
+    /// copies: the copy has what was known of the log, under its name with more at its end.
     fn copied_logs(&self, seen: &[Seen]) -> Vec<usize> {
         let now: HashMap<&Path, Option<&Object>> =
             seen.iter().map(|one| (one.path.as_path(), one.there.as_ref())).collect();

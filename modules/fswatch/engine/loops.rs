@@ -1,5 +1,5 @@
-//! Watched files to which a loop device is attached: told at once, and looked at as long as it is, because what is written
-//! to the device gives no notification.
+//! Watched files to which a loop device is attached: told at once, and looked at as long as it is, because what is
+//! written to the device gives no notification.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};

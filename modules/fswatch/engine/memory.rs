@@ -1,5 +1,5 @@
-//! Giving memory back that was needed for a while: after the first scan, which uses code and heap that nothing else does,
-//! and after whatever took much.
+//! Giving memory back that was needed for a while: after the first scan, which uses code and heap that nothing else
+//! does, and after whatever took much.
 
 use std::time::{Duration, Instant};
 

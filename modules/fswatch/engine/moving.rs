@@ -1,10 +1,10 @@
 //! Directories with very much in them that have another name: what is known of what is in them gets the new name in
 //! slices, between which the engine sees what else happened.
 //!
-//! The alert comes first, together with the new name of the directory itself. Its old name is known until nothing is known
-//! below it any more, and what is moved is never known without the directories above it. So a life that ends in between
-//! leaves only what the next one finds: the old directory, with all that is still known in it, is not there, and the
-//! new one is compared with what is known of it.
+//! The alert comes first, together with the new name of the directory itself. Its old name is known until nothing is
+//! known below it any more, and what is moved is never known without the directories above it. So a life that ends in
+//! between leaves only what the next one finds: the old directory, with all that is still known in it, is not there,
+//! and the new one is compared with what is known of it.
 
 use std::collections::HashSet;
 use std::io;
@@ -173,8 +173,8 @@ impl<S: Sink> Engine<S> {
         changes
     }
 
-    /// The way to `old` leads to `new` now: what was still on its way to `old` goes there as well, and what came from there
-    /// stays.
+    /// The way to `old` leads to `new` now: what was still on its way to `old` goes there as well, and what came from
+    /// there stays.
     pub(super) fn redirect_moves(&mut self, old: &Path, new: &Path) {
         for moving in self.moves.iter_mut().filter(|moving| moving.way.is_some() && moving.to == old) {
             moving.to = new.to_owned();

@@ -73,8 +73,8 @@ impl<S: Sink> Engine<S> {
         self.tell_notice(Path::new("/"), text, Severity::High, None);
     }
 
-    /// Reports what was known and what no entry leads to any more, although they are the same. What was behind a way of which
-    /// is said that it leads elsewhere is not among it.
+    /// Reports what was known and what no entry leads to any more, although they are the same. What was behind a way of
+    /// which is said that it leads elsewhere is not among it.
     pub(super) fn tell_forgotten(&mut self, count: usize, samples: &[PathBuf]) {
         let Some(first) = samples.first() else { return };
         let named: Vec<String> = samples.iter().map(|path| shown(path)).collect();

@@ -25,9 +25,9 @@ pub(super) enum Renamed {
 }
 
 impl<S: Sink> Engine<S> {
-    /// Has the place where a file was looked at together with where it is, also when the kernel's word of one of both is
-    /// not taken up yet: otherwise one file with another name seems to be one that went and one that came. A file can have
-    /// had as many names as a user likes: no more are added than are ready.
+    /// Has the place where a file was looked at together with where it is, also when the kernel's word of one of both
+    /// is not taken up yet: otherwise one file with another name seems to be one that went and one that came. A file
+    /// can have had as many names as a user likes: no more are added than are ready.
     pub(super) fn add_other_names(&mut self, lane: Lane, ready: &mut Vec<(PathBuf, Happened)>) {
         let most = (2 * ready.len()).max(LOOKED_TOGETHER);
         let mut added: HashSet<PathBuf> = HashSet::new();

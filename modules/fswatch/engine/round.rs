@@ -83,7 +83,8 @@ pub(super) struct Seen {
     pub(super) grown: bool,
     /// Of a compressed log, the digest of what is in it.
     pub(super) unpacked: Option<[u8; 32]>,
-    /// Of a file that begins with all that is known of the log of which it can be a copy, or which it was, the digest of that.
+    /// Of a file that begins with all that is known of the log of which it can be a copy, or which it was, the digest
+    /// of that.
     pub(super) begins_with: Option<[u8; 32]>,
 }
 
@@ -436,8 +437,8 @@ impl<S: Sink> Engine<S> {
         })
     }
 
-    /// The alert for something that is as it was known, but was not in between: the kernel's events say so, and the time
-    /// of the inode's last change.
+    /// The alert for something that is as it was known, but was not in between: the kernel's events say so, and the
+    /// time of the inode's last change.
     fn undone(&self, seen: &Seen) -> Option<Alert> {
         let options = self.coverage.options(&seen.path)?;
         let is_touched = match (&seen.known, &seen.there) {
@@ -489,8 +490,8 @@ impl<S: Sink> Engine<S> {
     /// Where a directory is gone, or something else now, all that was known in it is gone as well. It is told in the
     /// same step: whoever ends in between must not leave behind what no listing would find again.
     ///
-    /// Of very much only a part is told, and the directory is looked at again: whoever removes it does not decide for how
-    /// long nothing else is told. It is known until all in it is told.
+    /// Of very much only a part is told, and the directory is looked at again: whoever removes it does not decide for
+    /// how long nothing else is told. It is known until all in it is told.
     fn add_what_went_along(&mut self, seen: &mut Vec<Seen>) {
         let renamed: HashSet<usize> = renames(seen).into_iter().map(|(_, from)| from).collect();
         let is_gone = |one: &Seen| is_directory(&one.known) && !is_directory(&one.there);

@@ -33,8 +33,8 @@ const KNOWN_BYTES: usize = 256;
 /// New directories of one user that are compared at once, and of all users together; of more the trees are noted.
 const MAX_TREES: [usize; 2] = [64, 256];
 
-/// Longest time that a comparison waits for room for a user's paths: what it still has of his is noted then, so that nobody
-/// keeps it from coming to its end.
+/// Longest time that a comparison waits for room for a user's paths: what it still has of his is noted then, so that
+/// nobody keeps it from coming to its end.
 const LONGEST_HELD: Duration = Duration::from_secs(30);
 
 /// Objects of one scan from which on memory is given back after it.
@@ -98,8 +98,8 @@ pub(super) struct Scan {
     begun: Instant,
     /// Everything was listed.
     walked: bool,
-    /// Hashes of the paths that are looked at because of it and have not been told yet, by the engine's own keys. Each path
-    /// that is told is looked for in every scan, and users make paths as long as they like.
+    /// Hashes of the paths that are looked at because of it and have not been told yet, by the engine's own keys. Each
+    /// path that is told is looked for in every scan, and users make paths as long as they like.
     open: HashSet<u64>,
     pub(super) compared: usize,
     bytes_read: u64,
@@ -248,8 +248,8 @@ impl<S: Sink> Engine<S> {
         }
     }
 
-    /// Compares a directory that came, or that is to be compared for another reason, and what is below it. Users who make
-    /// very many have their trees compared later.
+    /// Compares a directory that came, or that is to be compared for another reason, and what is below it. Users who
+    /// make very many have their trees compared later.
     pub(super) fn scan_tree(&mut self, path: &Path, window: Option<Window>) {
         let lane = self.lane_of_names(path);
         if lane != Lane::Trusted {
@@ -365,8 +365,8 @@ impl<S: Sink> Engine<S> {
         }
     }
 
-    /// Gives the workers directories to list, of one scan. A user who makes directories begins a scan with each, so that
-    /// a new one must not cost a step for all the others.
+    /// Gives the workers directories to list, of one scan. A user who makes directories begins a scan with each, so
+    /// that a new one must not cost a step for all the others.
     fn feed_scan(&mut self, number: u64) {
         let most = self.workers.threads() * QUEUED_DIRECTORIES;
         let mut jobs = Vec::new();

@@ -1,5 +1,5 @@
-//! Going through much that is known in slices, between which the engine sees what else happened: whoever mounts something
-//! over a directory, or has an entry lead elsewhere, does not decide for how long nothing else is told.
+//! Going through much that is known in slices, between which the engine sees what else happened: whoever mounts
+//! something over a directory, or has an entry lead elsewhere, does not decide for how long nothing else is told.
 
 use std::path::{Path, PathBuf};
 
@@ -33,8 +33,8 @@ pub(super) struct Surplus {
 }
 
 impl Surplus {
-    /// Less may be covered than before. What is under way comes to its end first: whoever changes it all the time does not
-    /// keep it from that.
+    /// Less may be covered than before. What is under way comes to its end first: whoever changes it all the time does
+    /// not keep it from that.
     pub(super) fn want(&mut self) {
         self.again = self.wanted && self.after.is_some();
         self.wanted = true;

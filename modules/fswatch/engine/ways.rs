@@ -1,5 +1,5 @@
-//! The ways to what is watched: links on them are followed, and where one leads elsewhere than before, that is reported and
-//! what is there is compared with what was known under the configured name.
+//! The ways to what is watched: links on them are followed, and where one leads elsewhere than before, that is reported
+//! and what is there is compared with what was known under the configured name.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -127,8 +127,8 @@ impl Ways {
         due
     }
 
-    /// Finds the ways of a new coverage, and has it follow the links that were found before. Gives those that were not followed
-    /// until now.
+    /// Finds the ways of a new coverage, and has it follow the links that were found before. Gives those that were not
+    /// followed until now.
     pub(super) fn find(
         &mut self,
         coverage: &mut Coverage,
@@ -248,8 +248,8 @@ impl<S: Sink> Engine<S> {
         has_room
     }
 
-    /// What leads to an entry came or went: the entry may be elsewhere now. That is found out once for all such changes of a
-    /// round, see [`Engine::resolve_ways`].
+    /// What leads to an entry came or went: the entry may be elsewhere now. That is found out once for all such changes
+    /// of a round, see [`Engine::resolve_ways`].
     pub(super) fn way_changed(&mut self, path: &Path, happened: Happened) {
         self.trust.forget(path);
         let lane = self.trust.lane(path);

@@ -1,5 +1,5 @@
-//! Asks the kernel what processes run: BPF programs write each exec into a ring before the program does anything, so that
-//! whoever reads the ring after a queue of fanotify finds there who did what the queue tells.
+//! Asks the kernel what processes run: BPF programs write each exec into a ring before the program does anything, so
+//! that whoever reads the ring after a queue of fanotify finds there who did what the queue tells.
 //!
 //! The kernel proves each program before it takes it, for a third of a second. Nothing waits for that: directories are
 //! marked and compared meanwhile, and who does something is what `/proc` says until then.
@@ -100,8 +100,8 @@ impl Kernel {
         self.set(Err(why.to_owned()));
     }
 
-    /// Starts a thread that loads the programs, and then reads the ring when much is in it: files may be quiet for long.
-    /// The thread lives as long as its owner. When it is decided whether the kernel tells, the mailbox is woken.
+    /// Starts a thread that loads the programs, and then reads the ring when much is in it: files may be quiet for
+    /// long. The thread lives as long as its owner. When it is decided whether the kernel tells, the mailbox is woken.
     pub(super) fn open(self: &Arc<Self>, mailbox: &Mailbox) -> Option<Owner> {
         let time = self.set(Err(LOADING.to_owned()));
         let (kernel, mailbox) = (Arc::clone(self), mailbox.clone());

@@ -1,6 +1,6 @@
 //! Reads what a group of fanotify tells, finds out which paths it is about, drops what no rule is interested in and
-//! merges the rest into the mailbox. The queue is not bounded, and an event costs the thread a microsecond or two, so that
-//! it is not overtaken for long.
+//! merges the rest into the mailbox. The queue is not bounded, and an event costs the thread a microsecond or two, so
+//! that it is not overtaken for long.
 
 use std::collections::{HashMap, VecDeque};
 use std::ffi::{OsStr, OsString};
@@ -28,8 +28,8 @@ use crate::processes::Processes;
 use crate::rules::{Coverage, Interest};
 use crate::trust::{Lane, Trust};
 
-/// Bytes of the directories that are remembered; beyond it all are forgotten and looked up again. That is enough for ten
-/// thousand of them with usual paths, and users make paths as long as they like.
+/// Bytes of the directories that are remembered; beyond it all are forgotten and looked up again. That is enough for
+/// ten thousand of them with usual paths, and users make paths as long as they like.
 const MAX_DIRECTORY_BYTES: usize = 4 << 20;
 
 /// Files with another name that are remembered.
@@ -95,7 +95,8 @@ pub(super) fn since_start() -> u64 {
 struct Directory {
     /// Its path through the first mount that shows it.
     path: Arc<Path>,
-    /// Its paths in which a rule is interested, each with the lane of what is in it; none where that depends on the name.
+    /// Its paths in which a rule is interested, each with the lane of what is in it; none where that depends on the
+    /// name.
     watched: Arc<[(PathBuf, Option<Lane>)]>,
     /// Names in it that are mounted elsewhere, and where.
     bound: Arc<[(OsString, PathBuf)]>,
@@ -223,8 +224,8 @@ impl Reader {
                     if count < FULL {
                         self.horizon = self.read_at;
                     }
-                    // The kernel's queue has no bound, so that nothing is lost meanwhile. Processes that come and go are
-                    // asked as early as possible.
+                    // The kernel's queue has no bound, so that nothing is lost meanwhile. Processes that come and go
+                    // are asked as early as possible.
                     let met = self.processes().take_met();
                     if rest.is_due(count, now) && !met && !end.rest().unwrap_or(true) {
                         return;
@@ -359,8 +360,8 @@ impl Reader {
         self.processes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the other group tells of it. What may have happened before that had its mark is told by this one: twice is
-    /// better than not at all, and becomes one in the mailbox.
+    /// Whether the other group tells of it. What may have happened before that had its mark is told by this one: twice
+    /// is better than not at all, and becomes one in the mailbox.
     fn is_others(&self, event: &Event<'_>) -> bool {
         let Some(others) = &self.others else { return false };
         let others = others.lock().unwrap_or_else(PoisonError::into_inner);

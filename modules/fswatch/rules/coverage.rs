@@ -152,8 +152,8 @@ impl Coverage {
         Self::trusting(rules, resolve, resolve)
     }
 
-    /// As [`Coverage::new`]; `trusted` goes no further than to the first link that somebody beside root can make. What is
-    /// behind that is brought in, but neither left out nor taken from another entry.
+    /// As [`Coverage::new`]; `trusted` goes no further than to the first link that somebody beside root can make. What
+    /// is behind that is brought in, but neither left out nor taken from another entry.
     pub(crate) fn trusting(rules: &Rules, resolve: Resolve<'_>, trusted: Resolve<'_>) -> Self {
         let mut coverage = Self {
             rules: Arc::new(rules.clone()),
@@ -287,8 +287,8 @@ impl Coverage {
         self
     }
 
-    /// Entries whose wildcards go on below a path, and how far they came there. Those of which any number of directories may
-    /// come next do not look behind links.
+    /// Entries whose wildcards go on below a path, and how far they came there. Those of which any number of
+    /// directories may come next do not look behind links.
     fn through(&self, survey: &Survey<'_>, path: &Path) -> Vec<(usize, Pattern, States)> {
         if survey.forbidden {
             return Vec::new();
@@ -301,10 +301,10 @@ impl Coverage {
         through.collect()
     }
 
-    /// Follows a symbolic link that was found during a scan to where it leads. One on the way to what wildcards match, or
-    /// that is itself the root of an entry with wildcards, is followed to whatever is there; one below a root where the rule
-    /// follows links, to a file: then `target` has the rule of `link`, one that is `weak` only where no other has one. Tells
-    /// whether it is followed.
+    /// Follows a symbolic link that was found during a scan to where it leads. One on the way to what wildcards match,
+    /// or that is itself the root of an entry with wildcards, is followed to whatever is there; one below a root where
+    /// the rule follows links, to a file: then `target` has the rule of `link`, one that is `weak` only where no other
+    /// has one. Tells whether it is followed.
     pub(crate) fn follow_link(&mut self, link: &Path, target: &Path, weak: bool) -> bool {
         let survey = self.survey(link);
         let through = self.through(&survey, link);

@@ -1,6 +1,7 @@
 //! The engine with its threads, on real file systems.
 
-/// Runs each case where fanotify may be used, which without privileges is inotify as well, and where only inotify may be used.
+/// Runs each case where fanotify may be used, which without privileges is inotify as well, and where only inotify may
+/// be used.
 macro_rules! on_every_backend {
     ($($name:ident,)*) => {
         mod auto {

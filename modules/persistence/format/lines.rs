@@ -16,7 +16,8 @@ impl Line {
     }
 }
 
-/// The lines of a text, whole: it is no longer than what is read of a file. With `join`, a backslash at the end continues a line that is no comment.
+/// The lines of a text, whole: it is no longer than what is read of a file. With `join`, a backslash at the end
+/// continues a line that is no comment.
 pub(crate) fn lines(content: &[u8], join: bool) -> impl Iterator<Item = Line> {
     let mut parts = content.split(|byte| *byte == b'\n').zip(1_u32..);
     std::iter::from_fn(move || {

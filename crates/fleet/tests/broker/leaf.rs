@@ -1,4 +1,5 @@
-//! What somebody does who has taken the server of a site: he speaks the protocol of leaf nodes himself, with the site's login.
+//! What somebody does who has taken the server of a site: he speaks the protocol of leaf nodes himself, with the site's
+//! login.
 
 use std::collections::BTreeSet;
 use std::net::TcpListener;
@@ -204,7 +205,8 @@ async fn a_taken_site_changes_nothing_of_others_and_learns_nothing_of_them() {
         taken.heard.push_str(&one.heard);
     }
 
-    // It is told where its own connections listen, and gets what it said to itself; never where others listen, or what is theirs.
+    // It is told where its own connections listen, and gets what it said to itself; never where others listen, or what
+    // is theirs.
     for secret in ["h2.0123456789abcdef", "h3.0123456789abcdef", "h4.fedcba9876543210", "_INBOX.agent.h4"] {
         let told = taken.heard.lines().filter(|line| line.starts_with("LS+ ") && line.contains(secret));
         assert_eq!(told.count(), 0, "{secret} is not for this site");

@@ -427,8 +427,8 @@ fn a_hundred_thousand_accounts_are_read() {
     assert_eq!(answer["elements"]["users"][0]["uid"], 101_999);
 }
 
-/// What is answered while a directory of the host does not respond. With the image as this thread's root and without /proc,
-/// nobody knows from a table of mounts that it may not.
+/// What is answered while a directory of the host does not respond. With the image as this thread's root and without
+/// /proc, nobody knows from a table of mounts that it may not.
 fn answered_while_hung(root: &std::path::Path, point: &std::path::Path) -> Option<Value> {
     use nix::sched::CloneFlags;
     let (root, point) = (root.to_owned(), point.to_owned());

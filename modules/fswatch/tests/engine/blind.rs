@@ -1,5 +1,5 @@
-//! Everyday ways to be blind, and that they are seen or said: the canary, what the agent's journal knows of the baseline,
-//! single files as the only entries, loop devices, file systems that are exchanged at the same place.
+//! Everyday ways to be blind, and that they are seen or said: the canary, what the agent's journal knows of the
+//! baseline, single files as the only entries, loop devices, file systems that are exchanged at the same place.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;

@@ -1,5 +1,5 @@
-//! rpm at work: a real one, with its database and the files that it puts in place in mounts of this test's own. The other
-//! cases of package managers are in `managers.rs`.
+//! rpm at work: a real one, with its database and the files that it puts in place in mounts of this test's own. The
+//! other cases of package managers are in `managers.rs`.
 
 use std::fs;
 use std::path::{Path, PathBuf};

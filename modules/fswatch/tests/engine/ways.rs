@@ -406,8 +406,8 @@ fn a_link_of_a_user_brings_no_weaker_rule() {
     assert_eq!((told.rule, told.attributes[0].as_str()), (recursive(&at("etc")), "content"));
 }
 
-/// Mounts a FUSE file system of a user of which nobody reads the requests, so that each look at it waits until the server
-/// that this gives is dropped.
+/// Mounts a FUSE file system of a user of which nobody reads the requests, so that each look at it waits until the
+/// server that this gives is dropped.
 fn mount_silent(point: &Path) -> Option<fs::File> {
     let Ok(server) = fs::File::options().read(true).write(true).open("/dev/fuse") else {
         vigie_skipped::skipped("no /dev/fuse");

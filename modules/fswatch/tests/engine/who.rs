@@ -59,7 +59,8 @@ pub(super) fn mount_at(
     made.is_ok()
 }
 
-/// What was created. On a busy host one that is open for long enough is told twice: while it is written and when it is closed.
+/// What was created. On a busy host one that is open for long enough is told twice: while it is written and when it is
+/// closed.
 fn created(told: &[Alert]) -> impl Iterator<Item = &Alert> {
     told.iter().filter(|alert| alert.event == Event::Created)
 }

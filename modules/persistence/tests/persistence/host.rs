@@ -258,8 +258,8 @@ fn md5(content: &str) -> String {
     vigie_tree::md5(content.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// What is answered while a directory of the host does not respond. With the image as this thread's root and without /proc,
-/// nobody knows from a table of mounts that it may not.
+/// What is answered while a directory of the host does not respond. With the image as this thread's root and without
+/// /proc, nobody knows from a table of mounts that it may not.
 fn answered_while_hung(root: &std::path::Path, point: &std::path::Path) -> Option<Value> {
     use nix::sched::CloneFlags;
     let (root, point) = (root.to_owned(), point.to_owned());

@@ -1,4 +1,5 @@
-//! A host in a directory: what is planted is found with file, line and verdict, and what installation made is explained.
+//! A host in a directory: what is planted is found with file, line and verdict, and what installation made is
+//! explained.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
