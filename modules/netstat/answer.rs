@@ -153,6 +153,9 @@ struct Statistics {
     backend: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     namespaces: Option<usize>,
+    /// Known ones that were not asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    othernamespaces: Option<usize>,
 }
 
 /// A match and where it was found.
@@ -226,6 +229,7 @@ pub fn answer(
         totalhits: total_hits,
         backend: if fell_back { "procfs" } else { "netlink" },
         namespaces: parameters.namespaces.then_some(outcome.namespaces.len()),
+        othernamespaces: (outcome.elsewhere > 0).then_some(outcome.elsewhere),
     };
     let mut errors = problems(parameters, outcome, owners);
     if elements.listed < total_hits {
@@ -258,9 +262,6 @@ fn coverage(parameters: &Parameters, outcome: &Outcome, is_cut: bool) -> Coverag
     }
     for problem in &outcome.problems {
         coverage.skip("other network namespaces", problem.clone());
-    }
-    if let Some(why) = &outcome.elsewhere {
-        coverage.skip("other network namespaces", why.clone());
     }
     if is_cut {
         coverage.skip("some matches", "not all of them fit in a result");
@@ -424,7 +425,10 @@ pub fn masked_form(place: &[&str]) -> Showing {
         },
         ["elements", _, _, "processes", "command"] => Showing::Hidden,
         ["statistics"] => Showing::Inside,
-        ["statistics", "examined" | "exectime" | "totalhits" | "backend" | "namespaces"] => Showing::Unnamed,
+        [
+            "statistics",
+            "examined" | "exectime" | "totalhits" | "backend" | "namespaces" | "othernamespaces",
+        ] => Showing::Unnamed,
         ["errors"] => Showing::Unnamed,
         _ => Showing::Nothing,
     }

@@ -82,9 +82,7 @@ pub fn run_with(query: &Query, backend: &Backend) -> ModuleResult {
         search::search(&parameters, backend, &stop, &found.search);
     });
     if let Some(elsewhere) = elsewhere {
-        found.search.note_elsewhere(elsewhere.recv_timeout(TIME_ELSEWHERE).unwrap_or_else(|_| {
-            Some("it is not known whether there are any: a process does not respond".to_owned())
-        }));
+        found.search.note_elsewhere(elsewhere.recv_timeout(TIME_ELSEWHERE).unwrap_or_default());
     }
     if parameters.cross_view {
         search::compare_with_owners(&found.search, &stop);
@@ -92,12 +90,12 @@ pub fn run_with(query: &Query, backend: &Backend) -> ModuleResult {
     kept.answer(answer)
 }
 
-/// Longest wait for whether there are other network namespaces, once the own one is searched: to look takes
+/// Longest wait for how many other network namespaces there are, once the own one is searched: to look takes
 /// milliseconds, unless a process does not respond.
 const TIME_ELSEWHERE: Duration = Duration::from_secs(2);
 
-/// Looks for other network namespaces beside the search, when it leaves them out.
-fn look_elsewhere(parameters: &Parameters, backend: &Backend) -> Option<mpsc::Receiver<Option<String>>> {
+/// Counts the other network namespaces beside the search, when the question is about the own one.
+fn look_elsewhere(parameters: &Parameters, backend: &Backend) -> Option<mpsc::Receiver<usize>> {
     if parameters.namespaces || !parameters.asks() || !matches!(backend, Backend::Kernel) {
         return None;
     }

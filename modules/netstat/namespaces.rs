@@ -131,31 +131,18 @@ pub(crate) fn find_others(
     problems
 }
 
-/// Why there may be more than the namespace of this name has, when it alone is searched: the other namespaces of
-/// processes and mounts, as far as they can be seen at once.
-pub(crate) fn elsewhere(own: &str) -> Option<String> {
-    let mut others = HashSet::new();
-    let mut hidden = 0;
-    for process in numbered(Path::new("/proc")).ok()? {
-        match std::fs::read_link(process.join("ns/net")) {
-            Ok(target) => others.extend(namespace_name(target.as_os_str().as_bytes())),
-            Err(error) if is_gone(&error) => {}
-            Err(_) => hidden += 1,
-        }
-    }
+/// How many network namespaces of processes and mounts there are beside the one of this name, as far as they can be
+/// seen at once.
+pub(crate) fn elsewhere(own: &str) -> usize {
+    let processes = numbered(Path::new("/proc")).unwrap_or_default();
+    let links = processes.iter().filter_map(|process| std::fs::read_link(process.join("ns/net")).ok());
+    let mut others: HashSet<String> =
+        links.filter_map(|target| namespace_name(target.as_os_str().as_bytes())).collect();
     if let Ok(mounts) = Mounts::read() {
         others.extend(mounted(&mounts).into_iter().map(|(name, _)| name));
     }
     others.remove(own);
-    let hint = "the parameter namespaces (--namespaces) searches all";
-    match (others.len(), hidden) {
-        (0, 0) => None,
-        (0, hidden) => {
-            Some(format!("the network namespaces of {hidden} processes cannot be read: {}", tracing_hint()))
-        }
-        (1, _) => Some(format!("there is 1, which was not searched: {hint}")),
-        (count, _) => Some(format!("there are {count}, which were not searched: {hint}")),
-    }
+    others.len()
 }
 
 /// The namespaces of processes and their threads; returns of how many processes they are hidden.

@@ -130,8 +130,8 @@ pub struct Outcome {
     pub namespaces: Vec<Findings>,
     /// What could not be inspected, beside what the findings say.
     pub problems: Vec<String>,
-    /// Why there may be more in other network namespaces, when only the own one was asked for.
-    pub elsewhere: Option<String>,
+    /// How many other network namespaces are known, when only the own one was asked for.
+    pub elsewhere: usize,
 }
 
 impl Outcome {
@@ -202,7 +202,7 @@ struct Progress {
     not_searched: usize,
     problems: Vec<String>,
     /// See [`Outcome::elsewhere`].
-    elsewhere: Option<String>,
+    elsewhere: usize,
     /// How many matches the findings keep.
     kept: usize,
 }
@@ -227,9 +227,9 @@ impl SoFar {
         self.locked().problems.push(problem);
     }
 
-    /// Notes why there may be more in other network namespaces.
-    pub(crate) fn note_elsewhere(&self, why: Option<String>) {
-        self.locked().elsewhere = why;
+    /// Notes how many other network namespaces there are.
+    pub(crate) fn note_elsewhere(&self, count: usize) {
+        self.locked().elsewhere = count;
     }
 
     /// Takes what was found.

@@ -41,9 +41,14 @@ pub(super) fn report(result: &ModuleResult) -> Option<Report> {
     }
     let examined = count(statistics["examined"].as_u64().unwrap_or(0), "sockets");
     let took = text_of(&statistics, "exectime");
+    let others = match statistics["othernamespaces"].as_u64() {
+        None => String::new(),
+        Some(1) => "; 1 other network namespace is not searched without --namespaces".to_owned(),
+        Some(others) => format!("; {others} other network namespaces are not searched without --namespaces"),
+    };
     let summary = match elements.is_empty() {
         true => "nothing was run".to_owned(),
-        false => format!("{}, {took}", found_in(found, &examined)),
+        false => format!("{}, {took}{others}", found_in(found, &examined)),
     };
     Some(Report { summary, table, ..Report::default() })
 }
