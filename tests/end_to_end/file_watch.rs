@@ -302,7 +302,7 @@ fn a_limit_of_watches_that_is_reached_is_said_at_once() {
 
     // Two seconds on a host of its own; beside all other tests it may be more, and a scan would take hours.
     assert!(begun.elapsed() <= std::time::Duration::from_secs(10), "{:?}", begun.elapsed());
-    assert!(condition["detail"].as_str().unwrap().contains("directories are not watched"), "{condition}");
+    assert!(condition["detail"].as_str().unwrap().contains("paths are not watched"), "{condition}");
 }
 
 #[test]
