@@ -46,6 +46,8 @@ struct Table {
     /// The numbers of those that are entered, and whether asking there can take a while. Without `/proc` there are
     /// none, and everything is.
     entered: HashMap<u64, bool>,
+    /// The numbers of those of automounters: what belongs there is mounted when somebody goes in.
+    automounts: HashSet<u64>,
     /// Where they are.
     points: HashSet<PathBuf>,
     /// The directory of all.
@@ -112,7 +114,45 @@ pub(crate) fn path_of(object: &impl AsFd) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", object.as_fd().as_raw_fd()))
 }
 
+/// The number of the mount; none before Linux 5.8, where the kernel does not say it.
+fn mount_of(status: &Statx) -> Option<u64> {
+    (status.stx_mask & StatxFlags::MNT_ID.bits() != 0).then_some(status.stx_mnt_id)
+}
+
+/// The number of the mount that something is in. The question makes no program of a FUSE mount answer.
+fn number_of(object: BorrowedFd<'_>) -> rustix::io::Result<Option<u64>> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    statx(object, "", flags, StatxFlags::MNT_ID).map(|status| mount_of(&status))
+}
+
 impl Table {
+    fn of(mounts: &Mounts) -> Self {
+        let has_some = mounts.iter().any(|mount| mount.fuse_user.is_some());
+        let seen = if has_some { mounts.visible() } else { HashSet::new() };
+        let is_entered = |mount: &&Mount| mount.fuse_user.is_none();
+        // What a file system of this kind says of a file can be older than the file.
+        let is_asked = |mount: &Mount| mount.can_wait() || mount.kind == "fuseblk" || mount.kind == "vboxsf";
+        let users = mounts.iter().filter(|mount| seen.contains(&mount.id));
+        let mut entered: HashMap<u64, bool> =
+            mounts.iter().filter(is_entered).map(|mount| (mount.id, is_asked(mount))).collect();
+        let top = rustix::fs::openat(CWD, "/", REFERENCE, Mode::empty()).ok();
+        // In a directory that is the root of this process alone, the table does not name the mount that it is in.
+        if !mounts.iter().any(|mount| mount.point == Path::new("/"))
+            && let Some(id) = top.as_ref().and_then(|top| number_of(top.as_fd()).ok().flatten())
+        {
+            entered.insert(id, true);
+        }
+        let points = mounts.iter().filter(is_entered).map(|mount| mount.point.clone());
+        let automounts = mounts.iter().filter(|mount| mount.kind == "autofs").map(|mount| mount.id);
+        Self {
+            users: users.filter_map(|mount| Some((mount.point.clone(), mount.fuse_user?))).collect(),
+            entered,
+            automounts: automounts.collect(),
+            points: points.filter(|point| point.parent().is_some()).collect(),
+            top,
+        }
+    }
+
     fn user(&self, path: &Path) -> Option<u32> {
         if self.users.is_empty() {
             return None;
@@ -120,13 +160,12 @@ impl Table {
         path.ancestors().find_map(|way| self.users.get(way)).copied()
     }
 
-    /// Whether it is entered, and asking there can take a while; none when nobody knows it.
-    fn entry(&self, status: &Statx) -> Option<bool> {
-        // Before Linux 5.8 the kernel does not say it.
-        if self.entered.is_empty() || status.stx_mask & StatxFlags::MNT_ID.bits() == 0 {
-            return Some(true);
+    /// Whether a mount is entered, and asking there can take a while; none when nobody knows it.
+    fn entry(&self, mount: Option<u64>) -> Option<bool> {
+        match mount {
+            Some(id) if !self.entered.is_empty() => self.entered.get(&id).copied(),
+            _ => Some(true),
         }
-        self.entered.get(&status.stx_mnt_id).copied()
     }
 }
 
@@ -141,21 +180,7 @@ impl Avoided {
 
     /// Goes by another mount table from now on.
     pub(crate) fn update(&self, mounts: &Mounts) {
-        let has_some = mounts.iter().any(|mount| mount.fuse_user.is_some());
-        let seen = if has_some { mounts.visible() } else { HashSet::new() };
-        let is_entered = |mount: &&Mount| mount.fuse_user.is_none();
-        let users = mounts.iter().filter(|mount| seen.contains(&mount.id));
-        let table = Table {
-            users: users.filter_map(|mount| Some((mount.point.clone(), mount.fuse_user?))).collect(),
-            entered: mounts.iter().filter(is_entered).map(|mount| (mount.id, mount.can_wait())).collect(),
-            points: mounts
-                .iter()
-                .filter(is_entered)
-                .map(|mount| mount.point.clone())
-                .filter(|point| point.parent().is_some())
-                .collect(),
-            top: rustix::fs::openat(CWD, "/", REFERENCE, Mode::empty()).ok(),
-        };
+        let table = Table::of(mounts);
         *self.0.table.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(table);
         self.0.doubted.store(false, Ordering::SeqCst);
     }
@@ -216,7 +241,8 @@ impl Avoided {
         let (mut entered, mut done) = (None, Path::new("/"));
         while let Some(point) = points.pop() {
             let at = entered.as_ref().unwrap_or(top).as_fd();
-            entered = Some(self.enter(&table, at, point.strip_prefix(done).unwrap_or(point))?);
+            let goes_on = point != path || flags.contains(OFlags::DIRECTORY);
+            entered = Some(self.enter(&table, at, point.strip_prefix(done).unwrap_or(point), goes_on)?);
             done = point;
         }
         let at = entered.as_ref().unwrap_or(top).as_fd();
@@ -233,8 +259,9 @@ impl Avoided {
             .map_err(|error| if is_unknown_mount(&error) { self.unknown() } else { error })
     }
 
-    /// Refers to what is below a directory, where something may be mounted that is entered.
-    fn enter(&self, table: &Table, at: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
+    /// Refers to what is below a directory, where something may be mounted that is entered. Whoever goes on from there
+    /// has an automounter mount what belongs there: it is looked at once the table names it.
+    fn enter(&self, table: &Table, at: BorrowedFd<'_>, path: &Path, goes_on: bool) -> io::Result<OwnedFd> {
         let directory = match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => {
                 Some(self.open_inside(at, parent, REFERENCE | OFlags::DIRECTORY)?)
@@ -242,12 +269,16 @@ impl Avoided {
             _ => None,
         };
         let at = directory.as_ref().map_or(at, |directory| directory.as_fd());
-        // Neither this nor the question makes the program of a FUSE mount answer.
-        let found =
-            rustix::fs::openat(at, path.file_name().unwrap_or(OsStr::new(".")), REFERENCE, Mode::empty())?;
-        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
-        let status = statx(&found, "", flags, StatxFlags::MNT_ID).map_err(|_| self.unknown())?;
-        table.entry(&status).map(|_| found).ok_or_else(|| self.unknown())
+        let name = path.file_name().unwrap_or(OsStr::new("."));
+        // This makes no program of a FUSE mount answer, and no automounter.
+        let mut found = rustix::fs::openat(at, name, REFERENCE, Mode::empty())?;
+        let number = |found: &OwnedFd| number_of(found.as_fd()).map_err(|_| self.unknown());
+        let mut mount = number(&found)?;
+        if goes_on && mount.is_some_and(|mount| table.automounts.contains(&mount)) {
+            found = rustix::fs::openat(at, name, REFERENCE | OFlags::DIRECTORY, Mode::empty())?;
+            mount = number(&found)?;
+        }
+        table.entry(mount).map(|_| found).ok_or_else(|| self.unknown())
     }
 
     /// Refers to a name in an open directory, which may be a mount that is entered.
@@ -259,7 +290,7 @@ impl Avoided {
         match rustix::fs::openat2(directory, name, REFERENCE, Mode::empty(), resolve) {
             Ok(found) => Ok(found),
             Err(Errno::XDEV | Errno::NOSYS | Errno::PERM) => {
-                self.enter(&self.table(), directory, Path::new(name))
+                self.enter(&self.table(), directory, Path::new(name), false)
             }
             Err(error) => Err(error.into()),
         }
@@ -278,7 +309,7 @@ impl Avoided {
         let all = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match rustix::fs::openat2(directory, name, all, Mode::empty(), ResolveFlags::NO_XDEV) {
             Ok(found) => Ok(found),
-            Err(Errno::XDEV | Errno::NOSYS) => {
+            Err(Errno::XDEV | Errno::NOSYS | Errno::PERM) => {
                 let found = self.refer(directory, name)?;
                 reopen(found.as_fd(), all)
             }
@@ -296,7 +327,7 @@ impl Avoided {
         // Whoever does not want the newest does not wait for a program or a server.
         let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
         let status = statx(directory, name, flags, wanted | StatxFlags::MNT_ID)?;
-        match table.entry(&status) {
+        match table.entry(mount_of(&status)) {
             Some(false) => Ok(status),
             Some(true) => Ok(statx(self.refer(directory, name)?, "", AtFlags::EMPTY_PATH, wanted)?),
             None => Err(self.unknown()),
@@ -480,6 +511,47 @@ mod tests {
         let (real, is_listed, is_watched, _) = rest.expect("nobody waits");
         assert_eq!((real, is_listed, is_watched), (at("b/m/x"), false, false));
         assert!(inside.is_some() && bound.is_some() && bound == file);
+    }
+
+    #[test]
+    fn in_a_root_that_the_mount_table_does_not_name_everything_is_looked_at() {
+        let mounts = Mounts::parse(b"4294967290 1 0:5 / /proc rw - proc proc rw");
+        let avoided = Avoided::among(&mounts);
+        let top = avoided.open(Path::new("/"), OFlags::RDONLY | OFlags::DIRECTORY).unwrap();
+
+        assert!(avoided.status_of_name(top.as_fd(), OsStr::new(".")).is_ok());
+        assert!(!avoided.is_doubted());
+    }
+
+    #[test]
+    fn whoever_goes_into_the_directory_of_an_automounter_asks_it_and_whoever_looks_at_it_does_not() {
+        let all = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+        let own = unshare(CloneFlags::CLONE_NEWNS)
+            .and_then(|()| mount(None::<&Path>, "/", None::<&Path>, all, None::<&Path>));
+        if let Err(error) = own {
+            return vigie_skipped::skipped(format_args!("no mount namespace of our own: {error}"));
+        }
+        let temp = tempfile::tempdir().unwrap();
+        let point = temp.path().canonicalize().unwrap();
+        let (requests, answers) = io::pipe().unwrap();
+        // The automounter's group of processes is another one than ours: from its own it expects no requests.
+        let options = format!("fd={},pgrp=1,minproto=5,maxproto=5,direct", answers.as_raw_fd());
+        if !mounted("automount", Some("autofs"), &point, MsFlags::empty(), Some(&options)) {
+            return;
+        }
+        let avoided = Avoided::among(&Mounts::read().unwrap());
+        // Without anybody who reads requests, the first one makes the kernel give the automounter up.
+        drop(requests);
+        let is_given_up =
+            || fs::read_to_string("/proc/thread-self/mountinfo").unwrap().contains("pipe_ino=-1");
+        let is_seen = avoided.status(&point).is_ok();
+        let was_asked_by_look = is_given_up();
+        let is_there = avoided.open(&point.join("x"), OFlags::PATH).is_ok();
+        let was_asked = is_given_up();
+        umount2(&point, MntFlags::MNT_DETACH).unwrap();
+
+        assert_eq!((is_seen, was_asked_by_look), (true, false));
+        assert_eq!((is_there, was_asked), (false, true));
     }
 
     #[test]

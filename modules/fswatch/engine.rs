@@ -54,6 +54,7 @@ use self::linked::Linked;
 use self::logs::Rotations;
 use self::loops::Loops;
 use self::memory::Memory;
+use self::mounts::UnknownMounts;
 use self::moving::Move;
 use self::narrowing::MountedLately;
 pub use self::orders::Order;
@@ -175,6 +176,7 @@ pub struct Engine<S> {
     /// Something was mounted or unmounted since the mount table was read, and when that was.
     mounts_changed: bool,
     mounts_read: Option<Instant>,
+    unknown_mounts: UnknownMounts,
     /// Bytes of the longest path of a root.
     longest_root: usize,
     /// Entries that were looked at once: what is new below them is told.
@@ -269,6 +271,7 @@ impl<S: Sink> Engine<S> {
             ways: Ways::default(),
             mounts_changed: false,
             mounts_read: None,
+            unknown_mounts: UnknownMounts::default(),
             longest_root: 0,
             learned: Arc::default(),
             seen_until: SystemTime::now(),

@@ -32,7 +32,7 @@ use vigie_host::mounts::{Mount, Mounts};
 use self::execs::Kernel;
 pub(crate) use self::execs::LOADING;
 use self::reader::{Control, Reader, View, since_start};
-use crate::avoided::Avoided;
+use crate::avoided::{Avoided, is_unknown_mount};
 use crate::ending::{Owner, ending};
 use crate::events::Mailbox;
 use crate::processes::Processes;
@@ -281,8 +281,10 @@ impl FilesystemWatcher {
     /// happens to what is in it.
     pub(crate) fn mark_directory(&mut self, directory: &Path, lane: Lane, whole: bool) {
         match self.try_mark(directory, lane, whole) {
-            // Where it went away, the directory above it tells.
+            // Where it went away, the directory above it tells; what is mounted there is no reason to hear of
+            // everything.
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
+            Err(error) if is_unknown_mount(&error) || self.avoided.has(directory) => {}
             Err(_) => self.widen(),
             Ok(()) => {}
         }

@@ -87,7 +87,11 @@ impl Watcher {
         // A second call for the same directory gives the same descriptor; one for another directory under the
         // same path gives a new one.
         let open = self.avoided.open(directory, OFlags::PATH | OFlags::DIRECTORY)?;
-        let watch = self.watches.add(path_of(&open), mask)?;
+        // That the directory is gone was said above: here only /proc can be missing.
+        let watch = self.watches.add(path_of(&open), mask).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => io::Error::other("it cannot be watched without /proc"),
+            _ => error,
+        })?;
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner).insert(watch.clone(), lane);
         self.map.insert(directory, watch, lane);
         Ok(())

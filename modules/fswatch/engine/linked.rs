@@ -11,7 +11,7 @@ use crate::linked::LinkedFiles;
 use crate::object::{Kind, Object};
 
 /// Time between two searches at least.
-const PAUSE: Duration = Duration::from_secs(1);
+pub(super) const PAUSE: Duration = Duration::from_secs(1);
 
 /// Times as long as a search took there is none after it: whoever makes names all the time takes no more than that
 /// share of the engine.

@@ -112,6 +112,7 @@ impl<S: Sink> Engine<S> {
             if part.is_empty() {
                 let Move { to, window, .. } = self.moves.remove(place);
                 self.scan_tree(&to, window);
+                self.surplus.want();
             } else {
                 let changes = self.carried_over(part, &from, &to, is_gone);
                 self.ledger.learn(changes);
@@ -149,7 +150,8 @@ impl<S: Sink> Engine<S> {
         self.moves.push(moving);
     }
 
-    /// What becomes of what was known at a place that a way led to before.
+    /// What becomes of what was known at a place that a way led to before. What is not known under the new name either
+    /// stays: whoever forgets what no entry covers names it.
     pub(super) fn carried_over(
         &self,
         paths: Vec<PathBuf>,
@@ -163,10 +165,11 @@ impl<S: Sink> Engine<S> {
                 Ok(rest) if !rest.as_os_str().is_empty() => to.join(rest),
                 _ => to.to_owned(),
             };
-            if !self.ledger.state().baseline.contains(&other) {
-                changes.extend(self.known_as(&path, other));
-            }
-            if is_gone || self.coverage.options(&path).is_none() {
+            let is_known = self.ledger.state().baseline.contains(&other);
+            let carried = if is_known { None } else { self.known_as(&path, other) };
+            let stays = !is_known && carried.is_none() || !is_gone && self.coverage.options(&path).is_some();
+            changes.extend(carried);
+            if !stays {
                 changes.push((path, None));
             }
         }

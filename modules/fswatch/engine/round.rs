@@ -6,14 +6,13 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::PathBuf;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value;
 
-use super::mounts::MOUNTS_PAUSE;
 use super::moving::Move;
 use super::renames::{Renamed, renames};
-use super::{Engine, SLICE, Sink, canary, now, text_of_time, window_json};
+use super::{Engine, SLICE, Sink, canary, linked, now, text_of_time, window_json};
 use crate::avoided::is_unknown_mount;
 use crate::change::{Alert, Event, alert, compare, digest_known, touched};
 use crate::events::{Happened, Window};
@@ -44,6 +43,10 @@ pub(super) const LOOKED_TOGETHER: usize = 16;
 /// Paths below directories that are gone which are told at once in a round, and bytes of them.
 const GONE_AT_ONCE: usize = 256;
 const GONE_BYTES: usize = 256 << 10;
+
+/// Time that the notification of a write has to arrive once somebody saw what was written. When the write was through a
+/// name that is not known, one search goes before.
+const LONGEST_TOLD: Duration = linked::PAUSE.saturating_add(Duration::from_millis(500));
 
 /// Some paths that are looked at.
 #[derive(Debug)]
@@ -351,6 +354,9 @@ impl<S: Sink> Engine<S> {
         let known = self.ledger.state().baseline.get(&path);
         let options = self.coverage.options(&path)?;
         let growing = options.growing;
+        if !found.as_ref().is_err_and(is_unknown_mount) {
+            self.unknown_mounts.remove(&path);
+        }
         let (there, grown) = match found {
             Ok(Found::Object { object, grown }) => (object, grown && growing),
             Ok(Found::Missing) => {
@@ -359,7 +365,7 @@ impl<S: Sink> Engine<S> {
                 return Some(Seen::gone(path, happened, known));
             }
             Err(error) if is_unknown_mount(&error) => {
-                self.postpone(&path, happened, now() + MOUNTS_PAUSE);
+                self.note_unknown_mount(&path, happened);
                 return None;
             }
             Err(error) => {
@@ -369,6 +375,10 @@ impl<S: Sink> Engine<S> {
                 return None;
             }
         };
+        if is_written_by_another(&happened, known.as_ref(), &there) {
+            self.postpone(&path, Happened { written: true, ..happened }, now() + LONGEST_TOLD);
+            return None;
+        }
         // Whether a log only grew is known when it was read.
         let may_have_grown = growing
             && known.as_ref().is_some_and(|known| {
@@ -582,6 +592,19 @@ fn is_time_set(known: &Object, there: &Object) -> bool {
     (known.device, known.inode) == (there.device, there.inode)
         && !is_ahead(known)
         && (is_later || is_earlier || is_unwritten)
+}
+
+/// Whether a file has another content although nobody of whom was heard wrote it: who made a name for it only, say. The
+/// notification of the write is on its way.
+fn is_written_by_another(happened: &Happened, known: Option<&Object>, there: &Object) -> bool {
+    let is_heard_of = happened.writers.last().is_some() && happened.window.is_none();
+    is_heard_of
+        && !happened.written
+        && known.is_some_and(|known| {
+            (known.device, known.inode) == (there.device, there.inode)
+                && matches!((&known.content, &there.content), (Content::Digest(_), Content::Digest(_)))
+                && known.content != there.content
+        })
 }
 
 fn is_directory(object: &Option<Object>) -> bool {

@@ -1,5 +1,7 @@
 //! Comparing directories with what is known of them, in the background of everything else.
 
+mod tree;
+
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -29,9 +31,6 @@ const LISTED_BYTES: usize = 8 << 20;
 /// Bytes that the names in a directory are taken for before they are read, and those of an object that is known.
 const LISTING_BYTES: usize = 2 << 20;
 const KNOWN_BYTES: usize = 256;
-
-/// New directories of one user that are compared at once, and of all users together; of more the trees are noted.
-const MAX_TREES: [usize; 2] = [64, 256];
 
 /// Longest time that a comparison waits for room for a user's paths: what it still has of his is noted then, so that
 /// nobody keeps it from coming to its end.
@@ -104,6 +103,8 @@ pub(super) struct Scan {
     pub(super) compared: usize,
     bytes_read: u64,
     differing: usize,
+    /// What it compares happened to be doubted again meanwhile: it is compared once more.
+    again: bool,
     /// Who waits for its end.
     done: Vec<SyncSender<Value>>,
     /// What was asked for and is not watched.
@@ -187,6 +188,7 @@ impl<S: Sink> Engine<S> {
             compared: 0,
             bytes_read: 0,
             differing: 0,
+            again: false,
             done: done.into_iter().collect(),
             unwatched: Vec::new(),
         };
@@ -246,35 +248,6 @@ impl<S: Sink> Engine<S> {
         if !self.is_there(root) {
             self.suspect_known(scan, root);
         }
-    }
-
-    /// Compares a directory that came, or that is to be compared for another reason, and what is below it. Users who
-    /// make very many have their trees compared later.
-    pub(super) fn scan_tree(&mut self, path: &Path, window: Option<Window>) {
-        let lane = self.lane_of_names(path);
-        if lane != Lane::Trusted {
-            let trees = self.scans.values().filter(|scan| scan.purpose == Purpose::Tree);
-            let of_users = trees.filter(|scan| scan.lane != Lane::Trusted);
-            let (its, all) =
-                of_users.fold((0, 0), |(its, all), scan| (its + usize::from(scan.lane == lane), all + 1));
-            if its >= MAX_TREES[0] || all >= MAX_TREES[1] {
-                self.note_busy_directory(path.to_owned(), Extent::Tree);
-                return;
-            }
-        }
-        let number = self.add_scan(Purpose::Tree, Depth::Glance, vec![path.to_owned()], None);
-        if let Some(scan) = self.scans.get_mut(&number) {
-            (scan.window, scan.lane) = (window, lane);
-        }
-        if self.coverage.roots().iter().any(|root| root.path == path) {
-            self.suspect_root(number, path);
-        }
-        self.feed_scan(number);
-    }
-
-    /// Whether a directory that came there is being compared.
-    pub(super) fn is_compared(&self, root: &Path) -> bool {
-        self.scans.values().any(|scan| scan.stack.iter().any(|(directory, _)| directory == root))
     }
 
     /// To whom work at the names in a directory is accounted.
@@ -664,6 +637,9 @@ impl<S: Sink> Engine<S> {
                 // Nobody waits any more, or there is room for one answer.
                 done.try_send(answer.clone()).ok();
             }
+        }
+        if let (true, Some((tree, _))) = (scan.again, scan.directory) {
+            self.scan_tree(&tree, scan.window);
         }
         if scan.whole && std::mem::take(&mut self.lost_again) {
             self.scan_all(Purpose::Lost, Depth::Glance, None);

@@ -75,18 +75,27 @@ struct Doubts {
 impl Doubts {
     fn add(&mut self, path: &Path, happened: Happened) {
         if self.causes.len() >= MAX_CAUSES && !self.causes.contains_key(path) {
-            // Of more only the directory is kept that all are in.
-            let causes = std::mem::take(&mut self.causes);
-            let is_above = |way: &&Path| causes.keys().all(|cause| cause.starts_with(way));
-            let above = path.ancestors().find(is_above).unwrap_or(path).to_owned();
-            let all = causes.into_values().chain([happened]).reduce(|mut all, one| {
-                all.merge(one);
-                all
-            });
-            self.causes.insert(above, all.unwrap_or_default());
-            return;
+            self.widen();
         }
         self.causes.entry(path.to_owned()).or_default().merge(happened);
+    }
+
+    /// Of too many only the directories are kept that they are in, first those with most of them, and of these the
+    /// deepest.
+    fn widen(&mut self) {
+        while self.causes.len() > MAX_CAUSES / 2 {
+            let mut directories: BTreeMap<&Path, usize> = BTreeMap::new();
+            for directory in self.causes.keys().filter_map(|path| path.parent()) {
+                *directories.entry(directory).or_default() += 1;
+            }
+            let weight = |(directory, count): &(&Path, usize)| (*count, directory.components().count());
+            let Some((fullest, _)) = directories.into_iter().max_by_key(weight) else { return };
+            let fullest = fullest.to_owned();
+            for (path, happened) in std::mem::take(&mut self.causes) {
+                let kept = if path.parent() == Some(&fullest) { fullest.clone() } else { path };
+                self.causes.entry(kept).or_default().merge(happened);
+            }
+        }
     }
 
     /// Time until these are looked into: what root changes at once.
@@ -287,7 +296,7 @@ impl<S: Sink> Engine<S> {
             // Who makes what is not there yet is told by the directory above it, which is watched now.
             let is_there = || self.is_there(&root) || self.ledger.state().baseline.contains(&root);
             let is_unwatched = || self.coverage.descends(&root) && !self.watching.is_watched(&root);
-            if may_be_another || is_unwatched() && is_there() && !self.is_compared(&root) {
+            if may_be_another || is_unwatched() && is_there() {
                 self.scan_tree(&root, None);
             }
         }
@@ -331,10 +340,10 @@ impl<S: Sink> Engine<S> {
         // What is still covered where it is has not come from there.
         let is_gone = self.watching.avoided().follow(old).real != old;
         let is_apart = !old.starts_with(new) && !new.starts_with(old);
+        self.redirect_moves(old, new);
         if !is_apart || !is_gone && self.coverage.options(old).is_some() {
             return;
         }
-        self.redirect_moves(old, new);
         if self.ledger.state().baseline.last_below(old, MOVED_AT_ONCE + 1).len() > MOVED_AT_ONCE {
             let (from, to, lane) = (old.to_owned(), new.to_owned(), self.trust.lane(old));
             let way = Some(Behind { is_gone, after: None });
@@ -422,6 +431,20 @@ impl<S: Sink> Engine<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_too_many_changes_in_two_places_the_places_are_kept_and_nothing_above_them() {
+        let mut doubts = Doubts::default();
+        for number in 0..1_000 {
+            for place in ["/home/ann/a", "/var/tmp/b/c"] {
+                doubts.add(&Path::new(place).join(number.to_string()), Happened::finished());
+            }
+            assert!(doubts.causes.len() <= MAX_CAUSES);
+        }
+
+        let is_in_one = |path: &Path| path.starts_with("/home/ann/a") || path.starts_with("/var/tmp/b/c");
+        assert!(doubts.causes.keys().all(|path| is_in_one(path)), "{:?}", doubts.causes.keys());
+    }
 
     #[test]
     fn what_a_user_changes_again_and_again_waits_longer_each_time_and_what_root_changes_never() {

@@ -246,10 +246,8 @@ impl Reader {
                     self.view = view;
                     self.forget();
                 }
-                Control::Linked(handle, path) => {
-                    self.links.remove(&handle);
-                    self.linked.entry(handle).or_default().push(path);
-                }
+                // What is known of its other names is still being looked for.
+                Control::Linked(handle, path) => self.linked.entry(handle).or_default().push(path),
                 Control::NoLinks => self.linked.clear(),
             }
         }
@@ -381,10 +379,15 @@ impl Reader {
     fn link_of(&mut self, event: &Event<'_>, target: HandleRef<'_>) -> Option<Link> {
         let handle = Handle::from(target);
         let written = event.mask.intersects(Mask::MODIFY | Mask::CLOSE_WRITE);
-        if let Some(link) = self.links.get_mut(&handle) {
-            link.written |= written;
-            let is_recent = self.read_at.saturating_sub(link.noted) < LINK_KEPT;
-            return Some(*link).filter(|_| is_recent);
+        let now = self.read_at;
+        let is_kept = |link: &Link| now.saturating_sub(link.noted) < LINK_KEPT;
+        match self.links.get_mut(&handle) {
+            Some(link) if is_kept(link) => {
+                link.written |= written;
+                return Some(*link);
+            }
+            Some(_) => drop(self.links.remove(&handle)),
+            None => {}
         }
         if !event.mask.intersects(Mask::CREATE | Mask::DELETE) || self.linked.contains_key(&handle) {
             return None;
@@ -401,11 +404,17 @@ impl Reader {
         }
         let device = rustix::fs::makedev(status.stx_dev_major, status.stx_dev_minor);
         let (file, owner) = ((device, status.stx_ino), status.stx_uid);
-        let link = Link { file, owner, written, noted: self.read_at };
+        let link = Link { file, owner, written, noted: now };
         if self.links.len() >= MAX_LINKS {
-            self.links.clear();
+            self.links.retain(|_, known| is_kept(known));
         }
-        self.links.insert(handle, link);
+        if self.links.len() >= MAX_LINKS {
+            // Whatever users do, those of root stay.
+            self.links.retain(|_, known| known.owner == 0 && owner != 0);
+        }
+        if self.links.len() < MAX_LINKS {
+            self.links.insert(handle, link);
+        }
         Some(link)
     }
 

@@ -26,6 +26,7 @@ on_every_backend! {
     a_link_of_a_user_brings_no_weaker_rule,
     a_large_tree_behind_a_way_that_flips_twice_stays_known,
     what_a_link_of_root_takes_out_of_the_rules_is_named,
+    what_has_no_rule_where_a_way_leads_now_is_named_when_it_is_forgotten,
     what_another_entry_covers_stays_known_when_a_large_way_leads_elsewhere,
     a_link_whose_target_is_exchanged_for_anothers_is_named_and_followed_again,
     a_fuse_mount_of_a_user_whose_program_does_not_answer_keeps_nobody_waiting,
@@ -387,6 +388,26 @@ fn what_a_link_of_root_takes_out_of_the_rules_is_named() {
 
     assert!(told.alert.contains(at("etc/cron.d/job").to_str().unwrap()), "{told:?}");
     assert_eq!(told.severity, "high");
+}
+
+fn what_has_no_rule_where_a_way_leads_now_is_named_when_it_is_forgotten() {
+    let temp = tempfile::tempdir().unwrap();
+    let at = |name: &str| temp.path().join(name);
+    make(&at("one/kept/file"), "good");
+    make(&at("one/spool/file"), "good");
+    make(&at("two/kept/file"), "good");
+    make(&at("two/spool/file"), "good");
+    symlink("one", at("current")).unwrap();
+    let running = Running::configured(json!({"paths": {
+        "path": [recursive(&at("current"))],
+        "exclude": [at("two/spool/**")],
+    }}));
+
+    symlink("two", at("new")).unwrap();
+    fs::rename(at("new"), at("current")).unwrap();
+    let told = running.soon(|alert| alert.alert.contains("known objects are forgotten"));
+
+    assert!(told.alert.contains(at("one/spool").to_str().unwrap()), "{told:?}");
 }
 
 /// The entry of root's own path counts, although the link makes another one seem nearer.
