@@ -15,6 +15,7 @@ use super::identity::Noticed;
 use super::membership::{Membership, Way};
 use super::running::{self, Allowed, answer_without_results};
 use super::standing::Order;
+use super::trouble::Trouble;
 use super::{ACCEPTED, now, now_milliseconds};
 use crate::work_threads::{self, Lane};
 use vigie_protocol::error_chain::ErrorChain;
@@ -180,9 +181,15 @@ impl Membership {
             asked,
             message,
             repeated,
+            dropped: 0,
         };
-        // A broker that is away for long must not fill the memory; the log has every record.
-        self.audit.try_send(record).ok();
+        match self.audit.push(record) {
+            Ok(()) => self.clear(Trouble::AuditDropped),
+            Err(dropped) => {
+                let text = format!("{dropped} audit records were dropped: too many wait for the broker");
+                self.raise(Trouble::AuditDropped, text);
+            }
+        }
     }
 }
 

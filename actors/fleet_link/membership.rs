@@ -16,7 +16,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use vigie_fleet::admission::{Admitted, Refused};
 use vigie_fleet::agent_key::AgentKey;
-use vigie_fleet::answer::{Answer, AnswerStatus, AuditRecord};
+use vigie_fleet::answer::{Answer, AnswerStatus};
 use vigie_fleet::broker::client::{random_token, tls};
 use vigie_fleet::broker::connection::BrokerEvent;
 use vigie_fleet::facts::Facts;
@@ -27,7 +27,7 @@ use super::alert_sender::{AlertSender, Progress};
 use super::answer_sender::AnswerSender;
 use super::answer_spool::AnswerSpool;
 use super::audit::AuditBudget;
-use super::audit_sender::AuditSender;
+use super::audit_sender::{AuditQueue, AuditSender};
 use super::desk::{Desk, Room};
 use super::disk::{self, Opened, Places};
 use super::identity::{self, Memory};
@@ -48,9 +48,6 @@ use vigie_protocol::error_chain::ErrorChain;
 
 /// Messages in the mailbox before a sender waits: the tasks are slowed, and the broker keeps what comes.
 const MAILBOX_CAPACITY: usize = 64;
-
-/// Audit records that wait for the broker; beyond it they are only in the agent's log.
-const AUDIT_RECORDS: usize = 1024;
 
 /// How often the agent looks whether its facts have changed without its configuration: addresses, the kernel.
 const FACTS_EVERY: Duration = Duration::from_secs(600);
@@ -171,7 +168,7 @@ pub(super) struct Membership {
     pub(super) running: BTreeSet<ActionId>,
     pub(super) room: Arc<Room>,
     pub(super) audit_budget: AuditBudget,
-    pub(super) audit: mpsc::Sender<AuditRecord>,
+    pub(super) audit: AuditQueue,
     /// Actions whose answers are safe, for the log.
     pub(super) answered: mpsc::UnboundedSender<ActionId>,
     /// Told when an answer was stored.
@@ -238,7 +235,7 @@ impl Membership {
         let answers = Arc::new(Notify::new());
         let shown = Arc::new(Notify::new());
         let live = random_token();
-        let (audit, records) = mpsc::channel(AUDIT_RECORDS);
+        let (audit, records) = AuditQueue::new();
         let (policy, policies) = watch::channel(policy.map(Arc::new));
         let (facts, shown_facts) = watch::channel(facts);
         let (progress, alerts) = watch::channel(Progress::default());
@@ -331,6 +328,7 @@ impl Membership {
                     agent: agent.clone(),
                     key: key.clone(),
                     records,
+                    dropped: audit.dropped.clone(),
                     uplink: uplink.clone(),
                 }
                 .run(),

@@ -30,6 +30,8 @@ pub(super) enum Trouble {
     Facts,
     /// A certificate ends within 30 days, or has ended.
     Certificate,
+    /// The broker takes no audit records, and there is no room for more of them.
+    AuditDropped,
     /// No broker is connected.
     Disconnected,
     /// There is no policy.
@@ -43,6 +45,7 @@ impl Trouble {
             Self::RunsTwice | Self::Copied => Some(AgentCondition::IdentityDuplicated),
             Self::Reverted => Some(AgentCondition::StateReverted),
             Self::Certificate => Some(AgentCondition::CertificateExpires),
+            Self::AuditDropped => Some(AgentCondition::FleetAuditDropped),
             Self::Disconnected => Some(AgentCondition::FleetDisconnected),
             Self::NoPolicy => Some(AgentCondition::FleetPolicyMissing),
             Self::LoginRefused | Self::Tls | Self::BrokerFull | Self::NotPermitted | Self::Facts => None,
@@ -70,12 +73,13 @@ pub struct Voice {
 
 impl Voice {
     /// The conditions that a membership raises; they end with it.
-    const OF_MEMBERSHIP: [AgentCondition; 5] = [
+    const OF_MEMBERSHIP: [AgentCondition; 6] = [
         AgentCondition::IdentityDuplicated,
         AgentCondition::StateReverted,
         AgentCondition::CertificateExpires,
         AgentCondition::FleetDisconnected,
         AgentCondition::FleetPolicyMissing,
+        AgentCondition::FleetAuditDropped,
     ];
 
     /// A membership is over.

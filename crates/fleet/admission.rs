@@ -41,6 +41,9 @@ pub(crate) const SKEW_SECONDS: i64 = 60;
 /// Longest name of an action, in bytes.
 const MAX_ACTION_NAME_BYTES: usize = 256;
 
+/// Longest name of a module in an action, in bytes; those of modules are not longer.
+const MAX_MODULE_NAME_BYTES: usize = 64;
+
 /// What an agent knows when an envelope arrives.
 #[derive(Debug, Clone, Copy)]
 pub struct Situation<'a> {
@@ -219,6 +222,8 @@ fn check_form(envelope_bytes: usize, action: &Action) -> Result<(), Refusal> {
     }
     within("the list of operations", action.ops.len(), MAX_OPERATIONS)?;
     within("the action's name in bytes", action.name.len(), MAX_ACTION_NAME_BYTES)?;
+    let longest = action.ops.iter().map(|operation| operation.module.len()).max().unwrap_or(0);
+    within("the name of a module in bytes", longest, MAX_MODULE_NAME_BYTES)?;
     let malformed = |what: &str| Err(Refusal::Malformed(what.to_owned()));
     match (&action.stop, action.ops.is_empty()) {
         (None, true) => return malformed("it has no operation"),

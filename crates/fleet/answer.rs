@@ -5,6 +5,7 @@ use serde_json::value::RawValue;
 use sha2::Digest as _;
 
 use crate::action::{Action, Operation};
+use crate::standing::is_zero;
 use vigie_protocol::names::{ActionId, AgentId};
 
 /// Version of what agents send.
@@ -193,12 +194,20 @@ impl FleetAlert {
     }
 }
 
-/// Longest parameters of all operations that a record keeps, in bytes of JSON: with their escapes in the seal they fit
-/// in the 16 KiB of a record.
+/// Largest sealed [`AuditRecord`], in bytes: the stream of records takes 16 KiB.
+pub const MAX_AUDIT_BYTES: usize = 15 * 1024;
+
+/// What a seal adds to its text as JSON, in bytes: the signature and the names of the fields, rounded up.
+const SEAL_BYTES: usize = 128;
+
+/// Longest parameters of all operations that a record keeps, in bytes of JSON.
 const MAX_ASKED_BYTES: usize = 4096;
 
 /// Longest target that a record keeps, in bytes.
 const MAX_ASKED_TARGET_BYTES: usize = 1024;
+
+/// The same where its escapes take too much room.
+const SHORT_TARGET_BYTES: usize = 128;
 
 /// Most operations that a record keeps.
 const MAX_ASKED_OPERATIONS: usize = 32;
@@ -280,11 +289,95 @@ pub struct AuditRecord {
     /// Further actions that were refused for the same reason since the last record, of which none was sent.
     #[serde(default)]
     pub repeated: u64,
+    /// Records before this one that the broker did not take and that were dropped.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub dropped: u64,
+}
+
+impl AuditRecord {
+    /// Leaves out as much of what was asked as it takes for the sealed record to have at most `limit` bytes. What JSON
+    /// escapes is escaped twice there, so that texts of a few bytes can be long. Who asked, when, and what became of it
+    /// stay in any case; with them it has less than [`MAX_AUDIT_BYTES`].
+    #[must_use]
+    pub fn within(mut self, limit: usize) -> Self {
+        let steps: [fn(&mut Asked); 3] = [
+            |asked| asked.operations.iter_mut().for_each(|operation| operation.params = None),
+            |asked| asked.target.truncate(asked.target.floor_char_boundary(SHORT_TARGET_BYTES)),
+            |asked| asked.operations.clear(),
+        ];
+        for leave_out in steps {
+            if self.sealed_bytes() <= limit {
+                break;
+            }
+            if let Some(asked) = &mut self.asked {
+                leave_out(asked);
+                asked.shortened = true;
+            }
+        }
+        self
+    }
+
+    /// Size of the sealed record, not less than it is.
+    fn sealed_bytes(&self) -> usize {
+        let text = serde_json::to_string(self).expect("a record is plain data");
+        serde_json::to_string(&text).expect("a text is plain data").len() + SEAL_BYTES
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::agent_key::AgentKey;
+
+    /// Texts of up to so many bytes, of characters that JSON writes as they are or escapes in two or six bytes.
+    fn words(bytes: usize) -> impl Strategy<Value = String> {
+        let any =
+            proptest::string::string_regex(&format!("[a\\\\\"\u{1}\u{7f}é]{{0,{}}}", bytes / 2)).unwrap();
+        prop_oneof![any, Just("\u{1}".repeat(bytes)), Just("\\".repeat(bytes)), Just("x".repeat(bytes))]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        /// Whatever an action that is read says, what an agent seals of it fits the stream, and says who and when.
+        #[test]
+        fn a_sealed_record_is_no_larger_than_its_stream_takes(
+            name in words(256), target in words(50_000), message in words(1024),
+            operations in proptest::collection::vec((words(64), words(6000)), 0..64), limit in 0..=MAX_AUDIT_BYTES,
+        ) {
+            let operations = operations.into_iter().map(|(module, params)| Operation {
+                module, params: Some(serde_json::value::to_raw_value(&params).unwrap()),
+            });
+            let action = Action {
+                v: 1, org: String::new(), id: ActionId::from_random([255; 16]), name: name.clone(), target,
+                agents: Some(vec!["a".parse().unwrap()]), not_before: i64::MIN, not_after: i64::MAX,
+                ops: operations.collect(), standing: Some(crate::action::Standing { every: u32::MAX }),
+                stop: Some(ActionId::from_random([255; 16])), limits: crate::action::Limits::default(),
+            };
+            let signers: Vec<String> = (0..8).map(|number| number.to_string().repeat(64)).collect();
+            let record = AuditRecord {
+                v: VERSION, agent: "a".repeat(64).parse().unwrap(), time: "2026-01-01T00:00:00.123456789Z".to_owned(),
+                action: Some(action.id.clone()), outcome: "key_not_valid_now".to_owned(), signers: signers.clone(),
+                asked: Some(Box::new(Asked::of(&action))), message: Some(message), repeated: u64::MAX, dropped: u64::MAX,
+            };
+            let sealed = |record: &AuditRecord| {
+                let text = serde_json::to_string(record).unwrap();
+                serde_json::to_vec(&AgentKey::generate().seal(Purpose::Audit, text).unwrap()).unwrap()
+            };
+            let whole = sealed(&record).len();
+
+            let fits = record.clone().within(MAX_AUDIT_BYTES);
+            let short = record.within(limit);
+
+            prop_assert!(sealed(&fits).len() <= MAX_AUDIT_BYTES);
+            prop_assert!(sealed(&short).len() <= sealed(&fits).len());
+            for record in [fits, short] {
+                prop_assert!(record.asked.as_ref().unwrap().shortened || sealed(&record).len() == whole);
+                prop_assert_eq!((&record.signers, &record.asked.unwrap().name), (&signers, &name));
+            }
+        }
+    }
 
     #[test]
     fn what_was_asked_is_in_the_record_as_far_as_it_has_room() {

@@ -108,9 +108,13 @@ fn line(record: &AuditRecord) -> String {
         0 => String::new(),
         count => format!(" (and {count} like it before)"),
     };
+    let dropped = match record.dropped {
+        0 => String::new(),
+        count => format!(" (records dropped by the agent before: {count})"),
+    };
     let message = record.message.as_deref().map_or_else(String::new, |message| format!(": {message}"));
     let first = format!(
-        "{}  {}  {}  by {signers}  {action}{message}{repeated}",
+        "{}  {}  {}  by {signers}  {action}{message}{repeated}{dropped}",
         record.time, record.agent, record.outcome
     );
     let asked = record.asked.as_deref().map(asked).unwrap_or_default();
@@ -163,11 +167,15 @@ mod tests {
     #[test]
     fn a_refusal_says_who_and_why() {
         let record: AuditRecord = serde_json::from_str(
-            r#"{"v":1,"agent":"web-1","time":"t","outcome":"revoked_key","signers":[],"message":"the key\nis revoked","repeated":2}"#,
+            r#"{"v":1,"agent":"web-1","time":"t","outcome":"revoked_key","signers":[],"message":"the key\nis revoked","repeated":2,"dropped":3}"#,
         )
         .unwrap();
         let text = line(&record);
         assert!(text.starts_with("t  web-1  revoked_key  by nobody  -: the key"), "{text}");
-        assert!(text.ends_with("(and 2 like it before)") && !text.contains('\n'), "{text}");
+        assert!(
+            text.ends_with("(and 2 like it before) (records dropped by the agent before: 3)")
+                && !text.contains('\n'),
+            "{text}"
+        );
     }
 }

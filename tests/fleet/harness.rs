@@ -255,6 +255,17 @@ impl Fleet {
         });
     }
 
+    /// An administrator changes the largest message that a stream takes.
+    pub(crate) fn limit_messages(&self, stream: &str, bytes: u64) {
+        let ask = |verb: &str, body: Value| {
+            let subject = format!("$JS.API.STREAM.{verb}.{stream}");
+            self.block_on(stored::api(&self.admin.client, &subject, &body)).expect("the broker does it")
+        };
+        let mut settings = ask("INFO", Value::Null)["config"].take();
+        settings["max_msg_size"] = json!(bytes);
+        ask("UPDATE", settings);
+    }
+
     /// Starts it again with the same streams.
     pub(crate) fn restart_broker(&mut self) {
         self.admin = self.runtime.block_on(async {

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use vigie_fleet::answer::AnswerStatus;
+use vigie_fleet::subjects;
 
 use crate::harness::{
     Fleet, Member, action, alice, bob, carol, document, dora, envelope, id_of, key, mallory, now, patiently,
     server_is_missing, sign, signed_policy, with,
 };
+use crate::person::Person;
 
 fn asks(module: &str) -> Value {
     with("ops", json!([{"module": module, "params": {"mark": "bad"}}]))
@@ -230,4 +232,46 @@ fn an_agent_without_a_policy_refuses_all() {
     let id = fleet.ask(&action());
     fleet.answers(&id, 1);
     assert_eq!(member.trace(), [id.to_string()]);
+}
+
+/// What a signer writes into an action, and a stream that takes less than it should, cost the auditors details and no
+/// record after it.
+#[test]
+fn no_action_keeps_back_the_audit_records_after_it() {
+    if server_is_missing() {
+        return;
+    }
+    let mut fleet = Fleet::new();
+    let member = fleet.host("web-1", "");
+    let _running = member.host.start();
+    member.wait_connected();
+    let auditor = Person::administrator(&fleet);
+    let recorded = |action: &Value| {
+        fleet.ask(action);
+        patiently("it is in the audit", || {
+            let records = auditor.json(&fleet, &["fleet", "audit"]);
+            records.into_iter().find(|record| record["action"] == action["id"])
+        })
+    };
+    let escaped = json!({"module": "\u{1}".repeat(64), "params": "\"".repeat(100)});
+    let mut escaped = with("ops", json!(vec![escaped; 32]));
+    (escaped["name"], escaped["target"]) = (json!("\u{1}".repeat(256)), json!("\u{1}".repeat(1024)));
+
+    let long = recorded(&with("ops", json!([{"module": "x".repeat(50_000)}])));
+    assert_eq!(long["outcome"], "too_large");
+    let message = long["message"].as_str().unwrap();
+    assert!(message.contains("the name of a module in bytes is 50000"), "{message}");
+    let escaped = recorded(&escaped);
+    assert_eq!((&escaped["signers"], &escaped["asked"]["shortened"]), (&json!(["alice"]), &json!(true)));
+    assert_eq!(recorded(&action())["asked"]["operations"].as_array().unwrap().len(), 1);
+
+    fleet.limit_messages(subjects::AUDIT, 1500);
+    let shortened =
+        recorded(&with("ops", json!([{"module": "trace", "params": {"mark": "m".repeat(2000)}}])));
+    assert_eq!((&shortened["signers"], &shortened["asked"]["shortened"]), (&json!(["alice"]), &json!(true)));
+    fleet.limit_messages(subjects::AUDIT, 64);
+    fleet.ask(&action());
+    member.host.wait_log("an audit record is dropped");
+    fleet.limit_messages(subjects::AUDIT, 16 * 1024);
+    assert_eq!(recorded(&action())["dropped"], 1);
 }

@@ -137,6 +137,7 @@ impl Agent {
             asked: Some(Box::new(Asked::of(&admitted.action))),
             message: None,
             repeated: 0,
+            dropped: 0,
         };
         let text = serde_json::to_string(&record).expect("a record is strings and numbers");
         let sealed = self.key.seal(Purpose::Audit, text).expect("a record is below the limit of seals");

@@ -130,6 +130,7 @@ fn bad_actions() -> Vec<(&'static str, &'static str)> {
     add("too_large", code_of(&changed("agents", json!(agents))));
     add("too_large", code_of(&changed("ops", json!(vec![json!({"module": "netstat"}); MAX_OPERATIONS + 1]))));
     add("too_large", code_of(&changed("name", json!("x".repeat(257)))));
+    add("too_large", code_of(&changed("ops", json!([{"module": "netstat"}, {"module": "x".repeat(65)}]))));
     add("malformed", code(b""));
     add("malformed", code(b"{\"action\":\"{}\"}"));
     add("malformed", code(&json(&good)[1..]));

@@ -40,6 +40,7 @@ const EXPECTED_LAST_OF_STREAM: &str = "Nats-Expected-Last-Sequence";
 /// A code of JetStream's errors.
 const WRONG_LAST_SEQUENCE: u64 = 10071;
 const STREAM_NOT_FOUND: u64 = 10059;
+const MESSAGE_TOO_LARGE: u64 = 10054;
 
 /// A stored message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,6 +120,16 @@ impl StoredError {
     #[must_use]
     pub fn is_nobody(&self) -> bool {
         matches!(self, Self::Request { source: RequestError::NoResponders, .. })
+    }
+
+    /// The message is larger than the broker or the stream takes: sent again, it is not taken either.
+    #[must_use]
+    pub fn is_too_large(&self) -> bool {
+        match self {
+            Self::Request { source, .. } => matches!(source, RequestError::Send(SendError::TooLarge(_))),
+            Self::Refused { code, .. } => *code == MESSAGE_TOO_LARGE,
+            Self::Unreadable { .. } => false,
+        }
     }
 
     /// The broker, or the stream's leader, is not there at the moment; later it may be.

@@ -297,6 +297,7 @@ mod tests {
             let quota = quota(stream.name).unwrap();
             assert!(quota * 4 <= stream.bytes || stream.name == POLICY, "{}: {quota}", stream.name);
             assert!(stream.age.is_zero() || DEDUPLICATION <= stream.age);
+            assert!(stream.name != AUDIT || crate::answer::MAX_AUDIT_BYTES as u64 + KIB <= stream.message);
             let settings = stream.settings(1);
             for forbidden in [
                 "allow_rollup_hdrs",
