@@ -14,6 +14,9 @@ const MAX_LISTED: usize = 50_000;
 /// What it takes from an allowance to open a directory, in names.
 const COST_OF_LISTING: usize = 25;
 
+/// How many bytes of a pattern take as much time as a name does, so that long ones take more.
+const BYTES_OF_PATTERN: usize = 16;
+
 /// Most patterns that the braces of one stand for.
 const MAX_EXPANDED: usize = 1_000;
 
@@ -95,7 +98,9 @@ impl Search<'_> {
             }
             return;
         }
-        for entry in self.list(&at) {
+        let entries = self.list(&at);
+        self.take(entries.len() * (first.len() / BYTES_OF_PATTERN));
+        for entry in entries {
             if !matches(first.as_bytes(), entry.name()) {
                 continue;
             }

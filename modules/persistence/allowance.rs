@@ -1,7 +1,9 @@
 //! What looking for the files of one account may cost: nobody but root can use up the time of a scan.
 
-use vigie_tree::{Entry, NotRead};
+use vigie_host::shown;
+use vigie_tree::{Entry, MAX_NAMES, NotRead, Unread};
 
+use crate::record::Record;
 use crate::scan::{MAX_DIGESTED, Scan};
 
 /// The account whose files may cost what they will.
@@ -24,7 +26,51 @@ pub(crate) fn cost_of(file: &Entry) -> u64 {
     COST_OF_FILE + read / BYTES_OF_COST
 }
 
+/// What it costs to make a record and to keep it, and how many bytes of its texts cost one more.
+const COST_OF_RECORD: u64 = 50;
+const BYTES_OF_RECORD: usize = 8;
+
+/// What it costs to make a record and to keep it.
+pub(crate) fn cost_of_record(record: &Record) -> u64 {
+    let texts =
+        [&record.when, &record.file, &record.command].into_iter().chain(&record.user).chain(&record.notes);
+    let texts = texts.chain(record.program.as_ref().map(|program| &program.path)).chain(&record.target);
+    COST_OF_RECORD + (texts.map(String::len).sum::<usize>() / BYTES_OF_RECORD) as u64
+}
+
 impl Scan<'_> {
+    /// Who decides what is in a file, and pays for what it leads to.
+    pub(crate) fn writer(&self, file: &Entry) -> u32 {
+        match self.payer(file) {
+            ROOT => file.status.uid,
+            account => account,
+        }
+    }
+
+    /// What a directory holds, at the cost of the account that is read for.
+    pub(crate) fn listed(&mut self, directory: &[u8]) -> Vec<Entry> {
+        let what = shown(directory);
+        if !self.can_pay(self.reads_for) {
+            return Vec::new();
+        }
+        let listed = self.tree.list(directory);
+        let cost = match &listed {
+            Ok(entries) => entries.len() as u64,
+            Err(Unread::Large) => MAX_NAMES as u64,
+            Err(_) => COST_OF_NAME,
+        };
+        self.spend(self.reads_for, cost, &what);
+        listed.unwrap_or_else(|why| {
+            self.skip(what, why.to_string());
+            Vec::new()
+        })
+    }
+
+    /// Whether something is left of the allowance of an account.
+    pub(crate) fn can_pay(&self, account: u32) -> bool {
+        self.left(account) > 0
+    }
+
     /// Who pays for reading a file: whoever has the home that it lies in, or that names it.
     pub(crate) fn payer(&self, file: &Entry) -> u32 {
         match self.reads_for {

@@ -1,16 +1,24 @@
 //! What the investigator gets.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use serde::Serialize;
 use vigie_sdk::privacy::{MASKED, Showing};
-use vigie_sdk::{Coverage, ModuleResult};
+use vigie_sdk::{Coverage, ModuleResult, NotExamined};
 
+use crate::allowance::ROOT;
 use crate::record::{Program, Record, Verdict};
 
 /// Most bytes of all entries together; an answer stays below the 16 MiB that an agent takes.
 const MAX_BYTES: usize = 14 << 20;
+
+/// When not all entries fit, those of one account beyond so many bytes are left out first, so that nobody pushes out
+/// others'. Root's are not limited.
+const SHARE: usize = MAX_BYTES / 16;
+
+/// Most bytes of the list of what was not examined.
+const MAX_COVERAGE: usize = 1 << 20;
 
 /// What a scan found.
 #[derive(Debug, Default)]
@@ -57,12 +65,8 @@ pub(crate) fn answer(finished: Finished, extraprivacy: bool, elapsed: Duration) 
     if extraprivacy {
         records.iter_mut().for_each(mask);
     }
-    let mut bytes = 0;
-    let fits = |record: &Record| {
-        bytes += serde_json::to_vec(record).map_or(0, |text| text.len() + 1);
-        bytes <= MAX_BYTES
-    };
-    let listed = records.iter().map(fits).take_while(|fits| *fits).count();
+    records = fitting(records, MAX_BYTES, SHARE);
+    let listed = records.len();
     let mut errors = Vec::new();
     if listed < total {
         let note = format!(
@@ -70,8 +74,8 @@ pub(crate) fn answer(finished: Finished, extraprivacy: bool, elapsed: Duration) 
         );
         coverage.skip("entries beyond the size limit of a result", note.clone());
         errors.push(note);
-        records.truncate(listed);
     }
+    shorten(&mut coverage);
     coverage.examined = examined;
     let statistics = Statistics { examined, totalhits: total, exectime: format!("{elapsed:?}"), verdicts };
     let mut result = ModuleResult::found(total > 0, &Elements { entries: &records })
@@ -79,6 +83,43 @@ pub(crate) fn answer(finished: Finished, extraprivacy: bool, elapsed: Duration) 
         .with_coverage(coverage);
     result.errors = (!errors.is_empty()).then_some(errors);
     result
+}
+
+/// The first records that fit. What one account has beyond its share comes after all others.
+fn fitting(records: Vec<Record>, room: usize, share: usize) -> Vec<Record> {
+    let lengths: Vec<usize> =
+        records.iter().map(|record| serde_json::to_vec(record).map_or(0, |text| text.len() + 1)).collect();
+    let mut taken: HashMap<u32, usize> = HashMap::new();
+    let is_over = |(record, length): (&Record, &usize)| {
+        let taken = taken.entry(record.payer).or_default();
+        *taken += length;
+        record.payer != ROOT && *taken > share
+    };
+    let over: Vec<bool> = records.iter().zip(&lengths).map(is_over).collect();
+    let mut order: Vec<usize> = (0..records.len()).collect();
+    order.sort_by_key(|place| over[*place]);
+    let mut bytes = 0;
+    let fits = |place: &usize| {
+        bytes += lengths[*place];
+        bytes <= room
+    };
+    let kept: HashSet<usize> = order.into_iter().take_while(fits).collect();
+    let places = records.into_iter().zip(0..);
+    places.filter(|(_, place)| kept.contains(place)).map(|(record, _)| record).collect()
+}
+
+/// Leaves out what the list of an answer that fits has no room for; names can be long.
+fn shorten(coverage: &mut Coverage) {
+    let mut bytes = 0;
+    let fits = |skipped: &NotExamined| {
+        bytes += serde_json::to_vec(skipped).map_or(0, |text| text.len() + 1);
+        bytes <= MAX_COVERAGE
+    };
+    let listed = coverage.not_examined.iter().map(fits).take_while(|fits| *fits).count();
+    if listed < coverage.not_examined.len() {
+        coverage.not_examined.truncate(listed);
+        coverage.skip("more", "the list is cut here");
+    }
 }
 
 fn mask(record: &mut Record) {

@@ -3,6 +3,7 @@
 //! Whoever may write start files as root may write the databases that are asked here as well. "Packaged" and "derived"
 //! therefore say what the host's own records say, and no more.
 
+use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -103,6 +104,8 @@ pub(crate) struct Explainer<'t> {
     knows_packages: bool,
     /// Digests that ucf recorded.
     ucf: HashMap<Vec<u8>, [u8; 16]>,
+    /// The lines of each file of update-alternatives, for links whose own name has none.
+    alternatives: OnceCell<Vec<HashSet<Vec<u8>>>>,
 }
 
 impl<'t> Explainer<'t> {
@@ -115,7 +118,14 @@ impl<'t> Explainer<'t> {
             is_there(path) || tree.find(path.as_bytes()).is_ok_and(|entry| entry.status.is_file())
         });
         let ucf = tree.read("/var/lib/ucf/hashfile", MAX_DATABASE).unwrap_or_default();
-        Self { tree, packages: Packages::at(root), asked_at, knows_packages, ucf: read_ucf(&ucf) }
+        Self {
+            tree,
+            packages: Packages::at(root),
+            asked_at,
+            knows_packages,
+            ucf: read_ucf(&ucf),
+            alternatives: OnceCell::new(),
+        }
     }
 
     /// Whether there is a database of packages that can be read.
@@ -372,12 +382,18 @@ impl<'t> Explainer<'t> {
         if let Ok(database) = self.tree.read(&format!("/var/lib/dpkg/alternatives/{name}"), MAX_DATABASE) {
             return knows(&database).then_some(Origin::Derived("update-alternatives"));
         }
-        let masters = self.tree.list(b"/var/lib/dpkg/alternatives").unwrap_or_default();
-        let is_slave = masters.iter().any(|master| {
-            master.read(MAX_DATABASE).is_ok_and(|database| {
-                knows(&database) && database.split(|byte| *byte == b'\n').any(|line| line == name.as_bytes())
-            })
+        let masters = self.alternatives.get_or_init(|| {
+            let masters = self.tree.list(b"/var/lib/dpkg/alternatives").unwrap_or_default();
+            let databases = masters.iter().filter_map(|master| master.read(MAX_DATABASE).ok());
+            let lines = |database: Vec<u8>| {
+                let lines = database.split(|byte| *byte == b'\n');
+                lines.flat_map(|line| [line.to_vec(), without_usr(line).to_vec()]).collect()
+            };
+            databases.map(lines).collect()
         });
+        let is_slave = masters
+            .iter()
+            .any(|lines| lines.contains(without_usr(wanted)) && lines.contains(name.as_bytes()));
         is_slave.then_some(Origin::Derived("update-alternatives"))
     }
 
@@ -399,8 +415,11 @@ impl<'t> Explainer<'t> {
 
 /// `/bin/x` and `/usr/bin/x` are one on hosts with merged `/usr`.
 fn same_path(a: &[u8], b: &[u8]) -> bool {
-    let plain = |path: &[u8]| path.strip_prefix(b"/usr").unwrap_or(path).to_vec();
-    plain(a) == plain(b)
+    without_usr(a) == without_usr(b)
+}
+
+fn without_usr(path: &[u8]) -> &[u8] {
+    path.strip_prefix(b"/usr").unwrap_or(path)
 }
 
 fn is_rc_link(directory: &[u8], name: &[u8]) -> bool {

@@ -8,6 +8,7 @@ use vigie_tree::{Entry, Unread, joined};
 use crate::allowance::{COST_OF_NAME, ROOT, cost_of};
 use crate::catalogue::{Rule, rules};
 use crate::explain::MAX_TEXT;
+use crate::format::lines::MAX_PATH;
 use crate::includes::{Base, Lead, Reads, Syntax, leads};
 use crate::scan::{Opened, Scan, cut};
 
@@ -131,7 +132,7 @@ impl Scan<'_> {
         let tree = self.tree;
         let is_in_repository = || tree.look(&joined(directory, b"HEAD")).is_ok();
         for name in &lead.names {
-            if self.is_over() {
+            if self.is_over() || !self.spend(account, COST_OF_NAME, what) {
                 break;
             }
             if matches!(base, Base::Home) && !is_in_home && !name.starts_with(['/', '~']) {
@@ -153,6 +154,10 @@ impl Scan<'_> {
                 if !self.spend(account, COST_OF_NAME, what) {
                     return found;
                 }
+                if path.len() >= MAX_PATH {
+                    self.skip(what, "the name is longer than a path can be");
+                    continue;
+                }
                 // A file can have a name that looks like a pattern.
                 match self.tree.look(&path) {
                     Ok(entry) => found.push(entry),
@@ -173,14 +178,6 @@ impl Scan<'_> {
             }
         }
         found
-    }
-
-    /// Who pays for what a file names.
-    fn writer(&self, file: &Entry) -> u32 {
-        match self.payer(file) {
-            ROOT => file.status.uid,
-            account => account,
-        }
     }
 
     /// What matches a pattern below a directory, as far as whoever wrote the file may have us look.
@@ -270,7 +267,7 @@ impl Scan<'_> {
     }
 
     /// Whether what a file leads to is read: not twice, not without end, and not for somebody who may not read it.
-    fn may_follow(&mut self, from: &Entry, rule: &Rule, entry: &Entry, what: &str) -> bool {
+    pub(crate) fn may_follow(&mut self, from: &Entry, rule: &Rule, entry: &Entry, what: &str) -> bool {
         if self.has_seen(entry, rule.technique) {
             return false;
         }

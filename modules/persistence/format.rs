@@ -7,6 +7,9 @@ use self::lines::{Line, assignment, dangerous, lines, shown_value, words};
 /// Most items of one file; whoever gets as many does not know whether there are more.
 pub(crate) const MAX_ITEMS: usize = 10_000;
 
+/// Longest name of what several items stand in, in bytes: each item has it.
+const MAX_SHOWN: usize = 256;
+
 /// How a file is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
@@ -103,7 +106,7 @@ impl Format {
 
 /// The items of a file.
 pub(crate) fn items(format: Format, content: &[u8]) -> Vec<Item> {
-    let mut items = match format {
+    match format {
         Format::File | Format::Program | Format::RunParts => Vec::new(),
         Format::Lines => each(content, true, |line| Some(item(line, line.text.trim()))),
         Format::Names => each(content, false, |line| Some(strange(item(line, line.text.trim())))),
@@ -141,9 +144,7 @@ pub(crate) fn items(format: Format, content: &[u8]) -> Vec<Item> {
             })
         }),
         Format::Sysctl => each(content, false, sysctl),
-    };
-    items.truncate(MAX_ITEMS);
-    items
+    }
 }
 
 /// The first line that is no comment and no interpreter; 1 when there is none.
@@ -446,6 +447,9 @@ fn logrotate(content: &[u8]) -> Vec<Item> {
     let mut items = Vec::new();
     let mut script: Option<&str> = None;
     for line in lines(content, false) {
+        if items.len() >= MAX_ITEMS {
+            break;
+        }
         let text = line.text.trim();
         match script {
             Some(_) if text == "endscript" => script = None,
@@ -476,10 +480,11 @@ fn apt(content: &[u8]) -> Vec<Item> {
             && let Some(key) = RUNS.iter().find(|key| lower.contains(*key))
         {
             let name = text.split(['{', '"', ' ']).next().unwrap_or(key).trim();
+            let name = &name[..name.floor_char_boundary(MAX_SHOWN)];
             running = Some((depth, name.to_owned()));
         }
         if let Some((_, name)) = &running {
-            for command in text.split('"').skip(1).step_by(2) {
+            for command in text.split('"').skip(1).step_by(2).take(MAX_ITEMS - items.len()) {
                 items.push(Item { when: Some(name.clone()), ..item(&line, command) });
             }
         }
@@ -503,54 +508,60 @@ fn dpkg(line: &Line) -> Option<Item> {
 }
 
 fn git(content: &[u8]) -> Vec<Item> {
-    const KEYS: [&str; 29] = [
-        "core.hookspath",
-        "core.pager",
-        "core.fsmonitor",
-        "core.sshcommand",
-        "core.editor",
-        "core.askpass",
-        "core.attributesfile",
-        "core.gitproxy",
-        "core.alternaterefscommand",
-        "credential*.helper",
-        "include*.path",
-        "init.templatedir",
-        "filter.*.clean",
-        "filter.*.smudge",
-        "filter.*.process",
-        "diff.external",
-        "diff.*.command",
-        "diff.*.textconv",
-        "merge.*.driver",
-        "pager.*",
-        "gpg*.program",
-        "sequence.editor",
-        "uploadpack.packobjectshook",
-        "remote.*.uploadpack",
-        "remote.*.receivepack",
-        "difftool.*.cmd",
-        "mergetool.*.cmd",
-        "browser.*.cmd",
-        "safe.directory",
+    const KEYS: [(&str, &str); 29] = [
+        ("core", "hookspath"),
+        ("core", "pager"),
+        ("core", "fsmonitor"),
+        ("core", "sshcommand"),
+        ("core", "editor"),
+        ("core", "askpass"),
+        ("core", "attributesfile"),
+        ("core", "gitproxy"),
+        ("core", "alternaterefscommand"),
+        ("credential*", "helper"),
+        ("include*", "path"),
+        ("init", "templatedir"),
+        ("filter.*", "clean"),
+        ("filter.*", "smudge"),
+        ("filter.*", "process"),
+        ("diff", "external"),
+        ("diff.*", "command"),
+        ("diff.*", "textconv"),
+        ("merge.*", "driver"),
+        ("pager", "*"),
+        ("gpg*", "program"),
+        ("sequence", "editor"),
+        ("uploadpack", "packobjectshook"),
+        ("remote.*", "uploadpack"),
+        ("remote.*", "receivepack"),
+        ("difftool.*", "cmd"),
+        ("mergetool.*", "cmd"),
+        ("browser.*", "cmd"),
+        ("safe", "directory"),
     ];
     let mut items = Vec::new();
+    // What is looked for in a section is the same for all its lines, however long its name is.
     let mut section = String::new();
+    let mut keys: Vec<&str> = Vec::new();
     for line in lines(content, true).filter(|line| !line.is_comment()) {
         let mut text = line.text.trim();
         if let Some(rest) = text.strip_prefix('[')
             && let Some((name, after)) = rest.split_once(']')
         {
             section = name.replace([' ', '\t'], ".").replace('"', "").replace("..", ".");
+            keys = KEYS.iter().filter(|(of, _)| is_one_of(&section, &[of])).map(|(_, key)| *key).collect();
+            section.truncate(section.floor_char_boundary(MAX_SHOWN));
             text = after.trim();
         }
         let (name, value) = text.split_once('=').unwrap_or((text, "true"));
-        let name = format!("{section}.{}", name.trim());
-        let value = value.trim();
-        let is_shell_alias =
-            name.to_ascii_lowercase().starts_with("alias.") && value.trim_matches('"').starts_with('!');
-        if is_one_of(&name, &KEYS) || is_shell_alias {
-            items.push(Item { note: Some(name), ..item(&line, value) });
+        let (name, value) = (name.trim(), value.trim());
+        let is_shell_alias = value.trim_matches('"').starts_with('!')
+            && section.split('.').next().is_some_and(|first| first.eq_ignore_ascii_case("alias"));
+        if is_one_of(name, &keys) || is_shell_alias {
+            items.push(Item { note: Some(format!("{section}.{name}")), ..item(&line, value) });
+        }
+        if items.len() >= MAX_ITEMS {
+            break;
         }
     }
     items

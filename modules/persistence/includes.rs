@@ -92,7 +92,9 @@ pub(crate) fn leads(forms: &[Include], content: &[u8]) -> Vec<Lead> {
             }
             Syntax::Variable(variable) => {
                 for line in lines::lines(content, true).filter(|line| !line.is_comment()) {
-                    push(line.number, assigned(&line.text, variable));
+                    let mut values = Vec::new();
+                    assigned(&line.text, variable, 2, &mut values);
+                    push(line.number, values);
                 }
             }
             Syntax::Key(section, key) => keys(content, section, key, push),
@@ -176,23 +178,32 @@ fn sourced(text: &str, push: &mut dyn FnMut(String)) {
     }
 }
 
-/// All that a line assigns to a variable: `NAME=VALUE`, `"NAME=VALUE"` or `${NAME:=VALUE}`.
-fn assigned(text: &str, variable: &str) -> Vec<String> {
+/// All that a line assigns to a variable: `NAME=VALUE`, `"NAME=VALUE"` or `${NAME:=VALUE}`. Values are looked into for
+/// further ones, but no deeper than this: what they assign there is not known.
+fn assigned(text: &str, variable: &str, depth: u8, values: &mut Vec<String>) {
     let is_of_name = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '_' | '$');
-    let values = text.match_indices(variable).filter_map(|(at, _)| {
+    let mut end = 0;
+    while let Some(at) = text[end..].find(variable).map(|at| at + end) {
+        end = at + variable.len();
         let before = text[..at].chars().next_back();
-        let rest = &text[at + variable.len()..];
-        let value = rest.strip_prefix(":=").or_else(|| rest.strip_prefix('='))?;
-        let quote = before.filter(|before| matches!(before, '"' | '\''));
-        (!before.is_some_and(is_of_name)).then(|| word_of_shell(value, quote))
-    });
-    values.filter(|value| !value.is_empty()).collect()
+        let value = text[end..].strip_prefix(":=").or_else(|| text[end..].strip_prefix('='));
+        let Some(value) = value.filter(|_| !before.is_some_and(is_of_name)) else { continue };
+        let (word, rest) = word_of_shell(value, before.filter(|before| matches!(before, '"' | '\'')));
+        values.extend(Some(word).filter(|word| !word.is_empty()));
+        end = text.len() - rest.len();
+        let inside = &value[..value.len() - rest.len()];
+        match depth.checked_sub(1) {
+            Some(depth) => assigned(inside, variable, depth, values),
+            None => values.extend(inside.contains(variable).then(|| format!("${variable}"))),
+        }
+    }
 }
 
-/// The word that a shell's text begins with, perhaps within quotes that were opened before it.
-fn word_of_shell(text: &str, mut quote: Option<char>) -> String {
+/// The word that a shell's text begins with, perhaps within quotes that were opened before it, and what follows it.
+fn word_of_shell(text: &str, mut quote: Option<char>) -> (String, &str) {
     let mut word = String::new();
     let mut braces = 0;
+    let mut rest = text;
     let mut letters = text.chars();
     while let Some(letter) = letters.next() {
         match (quote, letter) {
@@ -208,8 +219,9 @@ fn word_of_shell(text: &str, mut quote: Option<char>) -> String {
                 word.push(letter);
             }
         }
+        rest = letters.as_str();
     }
-    word
+    (word, rest)
 }
 
 fn is_like(pattern: &str, text: &str) -> bool {
@@ -323,9 +335,11 @@ fn calls(content: &[u8], mut push: impl FnMut(u32, Vec<String>)) {
         .split_inclusive('\n')
         .map(|line| if line.trim_start().starts_with('#') { "\n" } else { line })
         .collect();
+    let (mut line, mut counted) = (1, 0);
     for call in CALL.captures_iter(&text) {
         let (Some(whole), Some(arguments)) = (call.get(0), call.get(1)) else { continue };
-        let line = text[..whole.start()].bytes().filter(|byte| *byte == b'\n').count() + 1;
+        line += text[counted..whole.start()].bytes().filter(|byte| *byte == b'\n').count();
+        counted = whole.start();
         let name = match FILE.captures(arguments.as_str()).and_then(|file| file.get(1)) {
             Some(name) => name.as_str().to_owned(),
             None => format!("${}", arguments.as_str().trim()),
@@ -372,6 +386,26 @@ mod tests {
         assert_eq!(found("ZDOTDIR=/a; export 'ZDOTDIR=/b c' MYZDOTDIR=/no\n"), one(1, &["/a", "/b c"]));
         assert_eq!(found("(ZDOTDIR=/a)&&x; ZDOTDIR=\\/b|x; x $ZDOTDIR=/no\n"), one(1, &["/a", "/b"]));
         assert_eq!(found("# ZDOTDIR=/no\ncd ${ZDOTDIR:-$HOME}\n"), []);
+        // The line may stand in quotes that were opened before it.
+        assert_eq!(found("ZDOTDIR='\"; ZDOTDIR=/evil '\n"), one(1, &["\"; ZDOTDIR=/evil ", "/evil"]));
+        assert_eq!(found("ZDOTDIR=${ZDOTDIR:=/a}\n"), one(1, &["${ZDOTDIR:=/a}", "/a"]));
+    }
+
+    #[test]
+    fn what_is_kept_of_a_line_is_no_longer_than_a_few_times_the_line() {
+        for text in
+            ["ZDOTDIR=", "${ZDOTDIR:=", "ZDOTDIR='", "'ZDOTDIR=", "ZDOTDIR=\\"].map(|text| text.repeat(8_192))
+        {
+            let found = found(Syntax::Variable("ZDOTDIR"), &text);
+
+            let kept: usize = found.iter().flat_map(|(_, names)| names).map(String::len).sum();
+            assert!(kept < 4 * text.len(), "{kept} of {}", text.len());
+            assert!(
+                found.iter().any(|(_, names)| names.iter().any(|name| name == "$ZDOTDIR")),
+                "{}",
+                &text[..20]
+            );
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use vigie_host::mounts::Mount;
 use vigie_host::shown;
 use vigie_tree::Entry;
 
+use crate::allowance::cost_of;
 use crate::catalogue::{rule, rules, technique};
 use crate::explain::MAX_TEXT;
 use crate::format::Format;
@@ -262,6 +263,7 @@ impl Scan<'_> {
                 let mut record =
                     self.live_record("live-orphan", &path, Verdict::Local, format!("process {pid}: {how}"));
                 record.uid = Some(program.stx_uid);
+                record.payer = program.stx_uid;
                 record.owner = self.name_of(program.stx_uid).cloned();
                 self.push(record);
             }
@@ -358,6 +360,9 @@ impl Scan<'_> {
         }
         if !is_config {
             self.matched(&rule("git", &[], Format::Program), entry.clone());
+            return;
+        }
+        if !self.spend(self.writer(entry), cost_of(entry), &shown(&entry.path)) {
             return;
         }
         let content = match entry.read(MAX_TEXT) {

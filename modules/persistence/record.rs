@@ -160,6 +160,9 @@ pub(crate) struct Record {
     /// What else is to be known.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) notes: Vec<String>,
+    /// The account that decides what is in the file, and at whose cost this is kept.
+    #[serde(skip)]
+    pub(crate) payer: u32,
 }
 
 /// The program that a command names.

@@ -8,7 +8,7 @@ use vigie_host::shown;
 use vigie_sdk::Coverage;
 use vigie_tree::{Digests, Entry, NotRead, Root, Tree, Unread};
 
-use crate::allowance::{COST_OF_NAME, ROOT, cost_of};
+use crate::allowance::{COST_OF_NAME, ROOT, cost_of, cost_of_record};
 use crate::answer::Finished;
 use crate::catalogue::{Rule, rules, technique};
 use crate::explain::{Explained, Explainer, MAX_TEXT};
@@ -81,7 +81,7 @@ pub(crate) struct Scan<'a> {
     /// Directives and files that were looked at, reported or not.
     pub(crate) examined: u64,
     digested: u64,
-    seen: HashSet<(Vec<u8>, &'static str)>,
+    pub(crate) seen: HashSet<(Vec<u8>, &'static str)>,
     /// Files that were found because others name them.
     pub(crate) followed: usize,
     /// In whose home the file of the catalogue lies that is read, with all that it leads to.
@@ -424,7 +424,11 @@ impl<'a> Scan<'a> {
             listed.retain(|item| self.explainer.owner(item.command.as_bytes()).is_none());
         }
         let mut shows_change = false;
+        let account = self.writer(&opened.entry);
         for item in listed {
+            if self.is_over() || !self.can_pay(account) {
+                return;
+            }
             let verdict = match format {
                 Format::Shells => Verdict::Local,
                 _ => origin.verdict(Some(item.line), item.strange),
@@ -516,6 +520,7 @@ impl<'a> Scan<'a> {
             size: Some(entry.status.size),
             mtime: Some(time(entry.status.modified)),
             immutable: entry.status.immutable,
+            payer: self.writer(entry),
             ..Record::default()
         }
     }
@@ -539,6 +544,13 @@ impl<'a> Scan<'a> {
         for text in texts.chain(program.as_mut().map(|program| &mut program.path)) {
             text.truncate(cut(text).len());
         }
+        if record.command.len() > MAX_COMMAND {
+            record.command.truncate(record.command.floor_char_boundary(MAX_COMMAND));
+            record.notes.push("the command is longer: it is shown up to here".to_owned());
+        }
+        if !self.spend(record.payer, cost_of_record(&record), &record.file) {
+            return;
+        }
         if record.immutable && record.technique != "immutable" {
             self.protected.push(record.clone());
         }
@@ -548,10 +560,6 @@ impl<'a> Scan<'a> {
         if self.found >= MAX_RECORDS {
             self.skip("the rest", "there are more entries than fit in a result");
             return;
-        }
-        if record.command.len() > MAX_COMMAND {
-            record.command.truncate(record.command.floor_char_boundary(MAX_COMMAND));
-            record.notes.push("the command is longer: it is shown up to here".to_owned());
         }
         self.found += 1;
         let found = &mut self.so_far.locked().0;

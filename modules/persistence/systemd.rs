@@ -5,9 +5,12 @@ use std::collections::HashMap;
 use vigie_host::shown;
 use vigie_tree::{Entry, Unread};
 
+use crate::allowance::{COST_OF_NAME, ROOT, cost_of};
+use crate::catalogue::{Rule, rule};
 use crate::difference::beside;
 use crate::explain::MAX_TEXT;
 use crate::format::Format;
+use crate::format::lines::MAX_PATH;
 use crate::record::{Origin, Record, Verdict};
 use crate::scan::{Opened, Scan};
 use crate::unit::{Directive, Starts, parse};
@@ -69,6 +72,12 @@ const TYPES: [&str; 11] = [
     "device",
 ];
 
+/// Longest name of a file, and so of a unit.
+const MAX_NAME: usize = 255;
+
+/// Files of variables that units read.
+const ENVIRONMENT: Rule = rule("sd-envfile", &[], Format::Environment);
+
 /// The home of a user and his directory below `/run/user`, as far as they are there.
 type UsersPlaces = (Option<Vec<u8>>, Option<Vec<u8>>);
 
@@ -103,22 +112,24 @@ impl Scan<'_> {
                 Vec::new()
             }
         };
-        let mut users: Vec<UsersPlaces> = Vec::new();
+        let mut users: Vec<(u32, UsersPlaces)> = Vec::new();
         for home in self.homes.iter() {
             let own = running.iter().position(|(uid, _)| *uid == home.uid);
             let own = own.map(|at| running.remove(at).1);
             if own.is_some() || home.may_have("/.config") || home.may_have("/.local") {
-                users.push((Some(home.path.clone()), own));
+                users.push((home.uid, (Some(home.path.clone()), own)));
             }
         }
-        users.extend(running.into_iter().map(|(_, path)| (None, Some(path))));
-        for (home, run) in users {
+        users.extend(running.into_iter().map(|(uid, path)| (uid, (None, Some(path)))));
+        for (uid, (home, run)) in users {
+            self.reads_for = uid;
             let directories = USER.iter().filter_map(|(is_at_home, below)| {
                 let top = if *is_at_home { home.as_ref() } else { run.as_ref() };
                 Some(([top?.as_slice(), below.as_bytes()].concat(), "sd-user-unit"))
             });
             self.area(&Area { directories: directories.collect(), helper: "" });
         }
+        self.reads_for = ROOT;
     }
 
     fn area(&mut self, area: &Area) {
@@ -132,15 +143,8 @@ impl Scan<'_> {
                 continue;
             }
             done.push(real.path.clone());
-            let entries = match self.tree.list(directory) {
-                Ok(entries) => entries,
-                Err(why) => {
-                    self.skip(shown(directory), why.to_string());
-                    continue;
-                }
-            };
-            for entry in entries {
-                if self.is_over() {
+            for entry in self.listed(directory) {
+                if self.is_over() || !self.can_pay(self.reads_for) {
                     return;
                 }
                 let name = String::from_utf8_lossy(entry.name()).into_owned();
@@ -178,11 +182,10 @@ impl Scan<'_> {
     /// Drop-ins, or links that pull units in.
     fn directory(&mut self, area: &Area, technique: &'static str, name: &str, directory: &Entry) {
         let Some((base, kind)) = directory_kind(name) else { return };
-        let entries = match self.tree.list(&directory.path) {
-            Ok(entries) => entries,
-            Err(why) => return self.skip(shown(&directory.path), why.to_string()),
-        };
-        for entry in entries.into_iter().filter(|entry| !entry.status.is_directory()) {
+        for entry in self.listed(&directory.path).into_iter().filter(|entry| !entry.status.is_directory()) {
+            if self.is_over() || !self.can_pay(self.reads_for) {
+                return;
+            }
             if kind == "d" {
                 if entry.name().ends_with(b".conf") {
                     self.drop_in(technique, base, entry);
@@ -297,8 +300,13 @@ impl Scan<'_> {
         let mut told = false;
         let mut shows_change = false;
         let mut triggers: Vec<&Directive> = Vec::new();
+        let user = user_of(&directives);
+        let account = self.writer(&opened.entry);
         for directive in &directives {
-            self.environment_file(directive);
+            if self.is_over() || !self.can_pay(account) {
+                return;
+            }
+            self.environment_file(&opened.entry, directive);
             let Some(starts) = directive.starts() else { continue };
             let by = match starts {
                 Starts::Trigger => {
@@ -315,7 +323,7 @@ impl Scan<'_> {
             record.verdict = Some(verdict);
             record.command.clone_from(&directive.value);
             record.notes.push(directive.key.clone());
-            record.user = user_of(&directives);
+            record.user.clone_from(&user);
             record.program = directive.program().and_then(|path| self.program(&path));
             told = true;
             shows_change |= !matches!(verdict, Verdict::Packaged | Verdict::Derived);
@@ -350,16 +358,26 @@ impl Scan<'_> {
 
     /// Variables of a file that a unit reads, when they make programs load something. What lies in `/etc/default` is
     /// read by the catalogue.
-    fn environment_file(&mut self, directive: &Directive) {
+    fn environment_file(&mut self, unit: &Entry, directive: &Directive) {
         if directive.key != "EnvironmentFile" {
             return;
         }
         let path = directive.value.trim_start_matches('-');
         let is_known = path.starts_with("/etc/default/") || path.starts_with("/etc/sysconfig/");
-        if is_known || !path.starts_with('/') || path.contains(['%', '*', '?', '[']) {
+        if is_known
+            || !path.starts_with('/')
+            || path.contains(['%', '*', '?', '['])
+            || path.len() >= MAX_PATH
+            || !self.spend(self.writer(unit), COST_OF_NAME, path)
+        {
             return;
         }
         let Ok(entry) = self.tree.look(path.as_bytes()) else { return };
+        let what = format!("{}:{}: {path}", shown(&unit.path), directive.line);
+        if !self.may_follow(unit, &ENVIRONMENT, &entry, &what) {
+            return;
+        }
+        self.seen.insert((entry.path.clone(), ENVIRONMENT.technique));
         let opened = self.open(entry, "sd-envfile");
         let items =
             opened.content.as_deref().map(|content| crate::format::items(Format::Environment, content));
@@ -370,6 +388,10 @@ impl Scan<'_> {
 
     /// What a unit runs, for the line of what starts it: `NAME: COMMAND`.
     fn command_of(&mut self, unit: &str, near: &Opened) -> String {
+        if unit.contains('/') || unit.len() > MAX_NAME {
+            return unit.to_owned();
+        }
+        let account = self.writer(&near.entry);
         let own = &near.entry.path[..near.entry.path.len() - near.entry.name().len()];
         let directories =
             std::iter::once(own.to_vec()).chain(SYSTEM.iter().map(|(path, _)| path.as_bytes().to_vec()));
@@ -381,6 +403,9 @@ impl Scan<'_> {
                 let Ok(entry) = self.tree.find(&vigie_tree::joined(&directory, name.as_bytes())) else {
                     continue;
                 };
+                if !self.spend(account, cost_of(&entry), unit) {
+                    return unit.to_owned();
+                }
                 let command = entry.read(MAX_TEXT).ok().and_then(|content| {
                     parse(&content).into_iter().find(|d| d.starts() == Some(Starts::Command)).map(|d| d.value)
                 });
@@ -418,7 +443,7 @@ impl Scan<'_> {
             .map(parse)
             .unwrap_or_default()
             .into_iter()
-            .filter(|directive| directive.section == "Install")
+            .filter(|directive| &*directive.section == "Install")
             .collect();
         let says = |keys: &[&str], value: &str| {
             install.iter().any(|directive| {
@@ -491,6 +516,10 @@ impl Scan<'_> {
         if starts.is_empty() {
             return Some(Origin::Derived("systemd"));
         }
+        let account = self.writer(&opened.entry);
+        if !self.spend(account, COST_OF_NAME * starts.len() as u64, &shown(&opened.entry.path)) {
+            return None;
+        }
         let source = directives.iter().find(|directive| directive.key == "SourcePath")?;
         let desktop = self.tree.find(source.value.as_bytes()).ok()?;
         self.explainer.recorded(&desktop.path)?;
@@ -528,7 +557,7 @@ fn user_of(directives: &[Directive]) -> Option<String> {
     directives
         .iter()
         .rev()
-        .find(|directive| directive.section == "Service" && directive.key == "User")
+        .find(|directive| &*directive.section == "Service" && directive.key == "User")
         .map(|directive| directive.value.clone())
         .filter(|user| !user.is_empty())
 }

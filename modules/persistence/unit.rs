@@ -1,9 +1,14 @@
 //! systemd's unit files. Pure: text in, directives out.
 
+use std::rc::Rc;
+
+use crate::format::lines::MAX_PATH;
+
 /// `KEY=VALUE` in a section.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Directive {
-    pub(crate) section: String,
+    /// All directives of a section have it in common, however long it is.
+    pub(crate) section: Rc<str>,
     pub(crate) key: String,
     pub(crate) value: String,
     /// Where it begins, from 1 on.
@@ -15,7 +20,7 @@ pub(crate) struct Directive {
 pub(crate) fn parse(content: &[u8]) -> Vec<Directive> {
     let text = String::from_utf8_lossy(content);
     let mut directives: Vec<Directive> = Vec::new();
-    let mut section = String::new();
+    let mut section = Rc::from("");
     let mut continues = false;
     for (line, number) in text.lines().zip(1_u32..) {
         let trimmed = line.trim();
@@ -35,10 +40,10 @@ pub(crate) fn parse(content: &[u8]) -> Vec<Directive> {
             continue;
         }
         if let Some(name) = trimmed.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-            name.clone_into(&mut section);
+            section = Rc::from(name);
         } else if let Some((key, value)) = part.split_once('=') {
             directives.push(Directive {
-                section: section.clone(),
+                section: Rc::clone(&section),
                 key: key.trim().to_owned(),
                 value: value.trim().to_owned(),
                 line: number,
@@ -70,7 +75,7 @@ impl Directive {
             // An empty assignment clears the list.
             return None;
         }
-        match (self.section.as_str(), key) {
+        match (&*self.section, key) {
             (_, "OnFailure" | "OnSuccess") => Some(Starts::Unit),
             ("Timer", key) if key.starts_with("On") => Some(Starts::Trigger),
             (
@@ -101,7 +106,8 @@ impl Directive {
 pub(crate) fn program(command: &str) -> Option<String> {
     let command = command.trim_start_matches(['@', '-', ':', '+', '!', '|', '"', '\'', ' ']);
     let word = command.split([' ', '\t', '"', '\'', ';']).next()?;
-    (word.starts_with('/') && word.len() > 1 && !word.contains('%')).then(|| word.to_owned())
+    (word.starts_with('/') && (2..MAX_PATH).contains(&word.len()) && !word.contains('%'))
+        .then(|| word.to_owned())
 }
 
 #[cfg(test)]
@@ -115,7 +121,7 @@ mod tests {
         let unit = parse(b"[Service]\nExecStart=-/bin/a \\\n# no\n  b\nExecStart=\nEnvironment=LD_PRELOAD=/x\nFoo\n[Install]\nWantedBy = c\n");
 
         let said: Vec<_> =
-            unit.iter().map(|d| (d.line, d.section.as_str(), d.key.as_str(), d.value.as_str())).collect();
+            unit.iter().map(|d| (d.line, &*d.section, d.key.as_str(), d.value.as_str())).collect();
         assert_eq!(
             said,
             [
@@ -130,6 +136,15 @@ mod tests {
             unit.iter().map(Directive::starts).collect::<Vec<_>>(),
             [Some(Starts::Command), None, Some(Starts::Environment), None]
         );
+    }
+
+    #[test]
+    fn a_long_section_is_kept_once() {
+        let unit = parse(format!("[{}]\n{}", "x".repeat(1 << 16), "a=\n".repeat(1 << 14)).as_bytes());
+
+        let sections: std::collections::HashSet<*const u8> =
+            unit.iter().map(|d| d.section.as_ptr()).collect();
+        assert_eq!((unit.len(), sections.len()), (1 << 14, 1));
     }
 
     proptest! {

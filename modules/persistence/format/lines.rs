@@ -1,5 +1,8 @@
 //! Lines of configuration files.
 
+/// Bytes of a path from which on no kernel takes it (`PATH_MAX`).
+pub(crate) const MAX_PATH: usize = 4096;
+
 /// A line, perhaps joined from several by backslashes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Line {

@@ -200,3 +200,87 @@ fn circles_of_links_and_missing_roots_end() {
 
     assert!(host.ask(json!({"deep": true})).success);
 }
+
+/// Files that bob and root have, and the entries that must be found in them.
+fn plant_for_others(host: &Host) -> [&'static str; 3] {
+    host.write("/home/bob/.zshenv", "ZDOTDIR=/opt/z\n", 0o644);
+    host.write("/home/bob/.config/systemd/user/b.service", "[Service]\nExecStart=/opt/bob\n", 0o644);
+    host.write("/etc/systemd/system/z.service", "[Service]\nExecStart=/opt/root\n", 0o644);
+    ["/home/bob/.zshenv", "\"/opt/bob\"", "\"/opt/root\""]
+}
+
+#[test]
+fn long_files_of_a_user_cost_what_their_bytes_cost() {
+    let host = Host::fresh();
+    let expected = plant_for_others(&host);
+    let long = "x".repeat(512 << 10);
+    let home = "/home/ann/.config/systemd/user";
+    for (path, content) in [
+        ("/home/ann/.zshenv", "ZDOTDIR=".repeat(100 << 10)),
+        (&*format!("{home}/section.service"), format!("[{long}]\n{}", "a=\n".repeat(100 << 10))),
+        (
+            &*format!("{home}/commands.service"),
+            format!("[Service]\nUser=x\n{}", "Exec=a\n".repeat(140 << 10)),
+        ),
+        (&*format!("{home}/files.service"), "EnvironmentFile=/home/ann/large\n".repeat(10 << 10)),
+        ("/home/ann/large", "LD_PRELOAD=/x\n".repeat(70 << 10)),
+        ("/home/ann/.gitconfig", format!("[filter \"{long}\"]\n{}", "clean=x\n".repeat(50 << 10))),
+    ] {
+        assert!(content.len() > 64 << 10 && content.len() <= 1 << 20, "{path}: {}", content.len());
+        host.write(path, &content, 0o644);
+    }
+    if !host.give_homes() {
+        return vigie_skipped::skipped("only root can give a file to another user");
+    }
+
+    let result = host.ask(json!({"local": true}));
+
+    let entries = result.elements.expect("there are entries");
+    for one in expected {
+        assert!(entries.get().contains(one), "{one}");
+    }
+    let skipped = result.coverage.expect("persistence always says what it covered").not_examined;
+    assert!(skipped.iter().any(|skipped| skipped.what.starts_with(home)), "{skipped:?}");
+    assert!(!skipped.iter().any(|skipped| skipped.what.contains("bob")), "{skipped:?}");
+}
+
+#[test]
+fn entries_of_a_user_do_not_push_out_those_of_others() {
+    let host = Host::fresh();
+    let expected = plant_for_others(&host);
+    for number in 0..21 {
+        let path = format!("/home/ann/.config/autostart/{number}.desktop");
+        host.write(&path, &"Exec=/x\n".repeat(10_000), 0o644);
+    }
+    host.write("/home/ann/.config/systemd/user/a.service", &"ExecStart=/x\n".repeat(60_000), 0o644);
+    if !host.give_homes() {
+        return vigie_skipped::skipped("only root can give a file to another user");
+    }
+
+    let result = host.ask(json!({"kind": ["desktop", "shell", "systemd"], "local": true}));
+
+    let entries = result.elements.expect("there are entries");
+    for one in expected {
+        assert!(entries.get().contains(one), "{one}");
+    }
+    let skipped = result.coverage.expect("persistence always says what it covered").not_examined;
+    let is_named = |skipped: &vigie_sdk::NotExamined| {
+        skipped.what.starts_with("/home/ann/.config/autostart/") && skipped.why.contains("this account")
+    };
+    assert!(skipped.iter().any(is_named), "{skipped:?}");
+}
+
+#[test]
+fn names_of_what_is_not_examined_leave_room_for_the_answer() {
+    let host = Host::fresh();
+    let lines: String = (0..250).map(|number| format!(". $X{number}{}\n", "x".repeat(4_000))).collect();
+    for number in 0..5 {
+        host.write(&format!("/home/ann/.bashrc.d/{number}"), &lines, 0o644);
+    }
+
+    let coverage = host.ask(json!({"technique": "user-rc"})).coverage.expect("persistence always says it");
+
+    let bytes = serde_json::to_vec(&coverage).expect("it is JSON").len();
+    assert!((1 << 19..=(1 << 20) + 4096).contains(&bytes), "{bytes}");
+    assert_eq!(coverage.not_examined.last().map(|last| &*last.what), Some("more"));
+}
