@@ -155,11 +155,10 @@ fn namespaces_that_wait_behind_those_that_do_not_respond_are_named() {
                 drop(ends.read());
             });
         }
-        let names: Option<BTreeSet<String>> = (0..COUNT).map(|_| names.recv().unwrap()).collect();
-        let Some(names) = names else {
+        if (0..COUNT).any(|_| names.recv().unwrap().is_none()) {
             drop(held);
             return vigie_skipped::skipped("no network namespaces can be made");
-        };
+        }
         let searching = scope.spawn(|| {
             search(
                 &parameters(json!({"namespaces": true, "localip": ["127.0.0.1"]})),
@@ -184,7 +183,13 @@ fn namespaces_that_wait_behind_those_that_do_not_respond_are_named() {
         let named: BTreeSet<String> =
             outcome.namespaces.iter().skip(1).map(|one| one.namespace.clone()).collect();
         assert_eq!(named.len(), threads + MAX_WAITING + 1);
-        assert!(named.intersection(&names).count() > MAX_WAITING, "{named:?}");
+        // They may be those of others: what waits is held open, and so found again.
+        let mut known = BTreeSet::new();
+        find_others("", &|_| {}, &mut |namespace| {
+            known.insert(namespace.name);
+            ControlFlow::Continue(())
+        });
+        assert!(named.is_subset(&known), "{named:?} of {known:?}");
         assert_eq!(outcome.problems, ["stopped before all network namespaces were found"]);
         drop(held);
         searching.join().unwrap();
