@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
+use vigie_host::users::UNKNOWN_NAME;
 use vigie_sdk::privacy::{MASKED, Showing};
 use vigie_sdk::{Coverage, ModuleResult};
 
@@ -145,7 +146,7 @@ impl Element<'_> {
 }
 
 #[derive(Debug, Serialize)]
-struct Statistics {
+struct Statistics<'a> {
     examined: u64,
     exectime: String,
     totalhits: u64,
@@ -156,6 +157,9 @@ struct Statistics {
     /// Known ones that were not asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     othernamespaces: Option<usize>,
+    /// Why there may be more of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    othernamespacesunknown: Option<&'a str>,
 }
 
 /// A match and where it was found.
@@ -229,7 +233,12 @@ pub fn answer(
         totalhits: total_hits,
         backend: if fell_back { "procfs" } else { "netlink" },
         namespaces: parameters.namespaces.then_some(outcome.namespaces.len()),
-        othernamespaces: (outcome.elsewhere > 0).then_some(outcome.elsewhere),
+        othernamespaces: Some(outcome.elsewhere.known).filter(|known| *known > 0),
+        othernamespacesunknown: outcome
+            .elsewhere
+            .unknown
+            .as_deref()
+            .map(|why| if extraprivacy { MASKED } else { why }),
     };
     let mut errors = problems(parameters, outcome, owners);
     if elements.listed < total_hits {
@@ -238,7 +247,14 @@ pub fn answer(
             elements.listed
         ));
     }
-    let coverage = coverage(parameters, outcome, elements.listed < total_hits);
+    let mut coverage = coverage(parameters, outcome, elements.listed < total_hits);
+    for user in &parameters.owners.unknown_users {
+        let what = match extraprivacy {
+            true => "sockets of a user".to_owned(),
+            false => format!("sockets of the user {user:?}"),
+        };
+        coverage.skip(what, UNKNOWN_NAME);
+    }
     let mut result =
         ModuleResult::found(total_hits > 0, &elements).with_statistics(&statistics).with_coverage(coverage);
     result.errors = (!errors.is_empty()).then_some(errors);
@@ -429,6 +445,7 @@ pub fn masked_form(place: &[&str]) -> Showing {
             "statistics",
             "examined" | "exectime" | "totalhits" | "backend" | "namespaces" | "othernamespaces",
         ] => Showing::Unnamed,
+        ["statistics", "othernamespacesunknown"] => Showing::Hidden,
         ["errors"] => Showing::Unnamed,
         _ => Showing::Nothing,
     }
@@ -475,6 +492,7 @@ mod tests {
     use vigie_sdk::Query;
 
     use super::*;
+    use crate::namespaces::Elsewhere;
     use crate::processes::Process;
     use crate::socket::{Endpoint, Protocol, Socket};
 
@@ -535,6 +553,22 @@ mod tests {
                 "coverage": {"complete": true, "examined": 0, "not_examined": []},
             })
         );
+    }
+
+    #[test]
+    fn what_is_not_known_of_other_namespaces_and_users_is_said() {
+        let parameters = parameters(json!({"connectedip": ["10.0.0.2"], "user": ["nosuchuser"]}));
+        let mut outcome = outcome(Vec::new());
+        outcome.elsewhere = Elsewhere { known: 0, unknown: Some("a process does not respond".to_owned()) };
+
+        let result = |private| json_of(&answer(&parameters, &outcome, None, private, Duration::ZERO));
+
+        let open = result(false);
+        assert_eq!(open["statistics"]["othernamespaces"], Value::Null, "{open}");
+        assert_eq!(open["statistics"]["othernamespacesunknown"], "a process does not respond");
+        assert_eq!(open["coverage"]["not_examined"][0]["what"], "sockets of the user \"nosuchuser\"");
+        let masked = result(true).to_string();
+        assert!(!masked.contains("respond") && !masked.contains("nosuchuser"), "{masked}");
     }
 
     #[test]

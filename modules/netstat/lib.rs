@@ -26,12 +26,14 @@ pub mod search;
 pub mod sock_diag;
 pub mod socket;
 
+use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use vigie_sdk::{ModuleResult, Query, StandardModule, privacy};
 
 pub use self::answer::masked_form;
+use self::namespaces::Elsewhere;
 use self::parameters::Parameters;
 use self::processes::OwnersSoFar;
 use self::search::{Backend, SoFar};
@@ -82,7 +84,10 @@ pub fn run_with(query: &Query, backend: &Backend) -> ModuleResult {
         search::search(&parameters, backend, &stop, &found.search);
     });
     if let Some(elsewhere) = elsewhere {
-        found.search.note_elsewhere(elsewhere.recv_timeout(TIME_ELSEWHERE).unwrap_or_default());
+        found.search.note_elsewhere(elsewhere.recv_timeout(TIME_ELSEWHERE).unwrap_or_else(|_| Elsewhere {
+            known: 0,
+            unknown: Some("a process does not respond".to_owned()),
+        }));
     }
     if parameters.cross_view {
         search::compare_with_owners(&found.search, &stop);
@@ -95,14 +100,16 @@ pub fn run_with(query: &Query, backend: &Backend) -> ModuleResult {
 const TIME_ELSEWHERE: Duration = Duration::from_secs(2);
 
 /// Counts the other network namespaces beside the search, when the question is about the own one.
-fn look_elsewhere(parameters: &Parameters, backend: &Backend) -> Option<mpsc::Receiver<usize>> {
+fn look_elsewhere(parameters: &Parameters, backend: &Backend) -> Option<mpsc::Receiver<Elsewhere>> {
     if parameters.namespaces || !parameters.asks() || !matches!(backend, Backend::Kernel) {
         return None;
     }
-    let own = namespaces::own_name().ok()?;
     let (sender, receiver) = mpsc::channel();
     // A thread that is held ends with the query's process.
-    std::thread::spawn(move || sender.send(namespaces::elsewhere(&own)));
+    std::thread::spawn(move || {
+        let own = namespaces::own_name();
+        sender.send(own.map_or_else(Elsewhere::from, |own| namespaces::elsewhere(&own, Path::new("/proc"))))
+    });
     Some(receiver)
 }
 

@@ -131,18 +131,47 @@ pub(crate) fn find_others(
     problems
 }
 
-/// How many network namespaces of processes and mounts there are beside the one of this name, as far as they can be
-/// seen at once.
-pub(crate) fn elsewhere(own: &str) -> usize {
-    let processes = numbered(Path::new("/proc")).unwrap_or_default();
-    let links = processes.iter().filter_map(|process| std::fs::read_link(process.join("ns/net")).ok());
-    let mut others: HashSet<String> =
-        links.filter_map(|target| namespace_name(target.as_os_str().as_bytes())).collect();
-    if let Ok(mounts) = Mounts::read() {
-        others.extend(mounted(&mounts).into_iter().map(|(name, _)| name));
+/// The network namespaces beside the one that was searched.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Elsewhere {
+    /// How many are known.
+    pub known: usize,
+    /// Why there may be more.
+    pub unknown: Option<String>,
+}
+
+impl From<NamespaceError> for Elsewhere {
+    fn from(error: NamespaceError) -> Self {
+        Self { known: 0, unknown: Some(error.to_string()) }
+    }
+}
+
+/// The network namespaces of processes and mounts beside the one of this name, as far as they can be seen at once.
+pub(crate) fn elsewhere(own: &str, proc: &Path) -> Elsewhere {
+    let processes = match numbered(proc) {
+        Ok(processes) => processes,
+        Err(error) => return NamespaceError::ProcUnreadable(error).into(),
+    };
+    let mut others = HashSet::new();
+    let mut hidden = 0;
+    for process in &processes {
+        match std::fs::read_link(process.join("ns/net")) {
+            Ok(target) => others.extend(namespace_name(target.as_os_str().as_bytes())),
+            Err(error) if is_gone(&error) => {}
+            Err(_) => hidden += 1,
+        }
+    }
+    let mut unknown = (hidden > 0).then(|| NamespaceError::Hidden(hidden).to_string());
+    // With hidepid not even the first process is there.
+    if !processes.iter().any(|process| process.ends_with("1")) {
+        unknown = Some("other users' processes are not shown in /proc".to_owned());
+    }
+    match Mounts::read() {
+        Ok(mounts) => others.extend(mounted(&mounts).into_iter().map(|(name, _)| name)),
+        Err(error) => unknown = Some(NamespaceError::MountsUnreadable(error).to_string()),
     }
     others.remove(own);
-    others.len()
+    Elsewhere { known: others.len(), unknown }
 }
 
 /// The namespaces of processes and their threads; returns of how many processes they are hidden.
@@ -239,6 +268,27 @@ mod tests {
                 ("net:[4026532249]".to_owned(), PathBuf::from("/run/docker/netns/a\\b")),
             ]
         );
+    }
+
+    #[test]
+    fn namespaces_that_are_hidden_are_not_said_to_be_absent() {
+        let proc = tempfile::tempdir().unwrap();
+        let links = [("1", "net:[1]"), ("7", "net:[1]"), ("8", "net:[2]")];
+        for (process, target) in links {
+            std::fs::create_dir_all(proc.path().join(process).join("ns")).unwrap();
+            std::os::unix::fs::symlink(target, proc.path().join(process).join("ns/net")).unwrap();
+        }
+        let mounts = Mounts::read().unwrap();
+        let more = mounted(&mounts).into_iter().map(|(name, _)| name).collect::<HashSet<_>>().len();
+
+        assert_eq!(elsewhere("net:[1]", proc.path()), Elsewhere { known: 1 + more, unknown: None });
+        std::fs::create_dir_all(proc.path().join("9/ns/net")).unwrap();
+        let hidden = elsewhere("net:[1]", proc.path());
+        assert!(hidden.unknown.is_some_and(|why| why.contains("of 1 processes cannot be read")));
+        std::fs::remove_dir_all(proc.path().join("1")).unwrap();
+        let hidden = elsewhere("net:[1]", proc.path());
+        assert!(hidden.unknown.is_some_and(|why| why.contains("not shown in /proc")));
+        assert!(elsewhere("net:[1]", Path::new("/no/such")).unknown.is_some());
     }
 
     #[test]

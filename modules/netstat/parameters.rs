@@ -120,7 +120,9 @@ pub struct OwnerFilter {
     process: Vec<Regex>,
     executable: Vec<Regex>,
     container: Vec<Regex>,
-    user: Vec<String>,
+    user: Vec<u32>,
+    /// Users who were asked for and whom this host does not know.
+    pub(crate) unknown_users: Vec<String>,
 }
 
 impl OwnerFilter {
@@ -139,13 +141,11 @@ impl OwnerFilter {
         let one = |expressions: &[Regex], text: &str| {
             expressions.is_empty() || expressions.iter().any(|expression| expression.is_match(text))
         };
-        let uid = process.uid.map(|uid| uid.to_string());
-        let user = |wanted: &String| Some(wanted) == process.user.as_ref() || Some(wanted) == uid.as_ref();
         one(&self.process, &process.command)
             && one(&self.executable, process.executable.as_deref().unwrap_or_default())
             && (self.container.is_empty()
                 || process.container.as_ref().is_some_and(|container| one(&self.container, container)))
-            && (self.user.is_empty() || self.user.iter().any(user))
+            && (self.user.is_empty() || process.uid.is_some_and(|uid| self.user.contains(&uid)))
     }
 }
 
@@ -273,6 +273,7 @@ impl Parameters {
     pub fn from_query(query: &Query) -> Result<Self, Vec<String>> {
         let mut given: Map<String, Value> = query.parse().map_err(|error| vec![error.to_string()])?;
         let mut reader = Reader { given: &mut given, problems: Vec::new() };
+        let (user, unknown_users) = reader.users();
         let parameters = Self {
             local_mac: reader.hardware(Kind::LocalMac),
             local_ip: reader.addresses(Kind::LocalIp),
@@ -289,7 +290,8 @@ impl Parameters {
                 process: reader.expressions(PROCESS, false).1,
                 executable: reader.expressions(EXECUTABLE, false).1,
                 container: reader.expressions(CONTAINER, false).1,
-                user: reader.users(),
+                user,
+                unknown_users,
             },
             namespaces: reader.boolean(NAMESPACES),
             processes: reader.boolean(PROCESSES),
@@ -390,15 +392,17 @@ impl Reader<'_> {
         Searches { asked, matcher: AddressMatcher { ranges, set, excluded } }
     }
 
-    /// Users of this host, by name or number: a name that nobody has would look like one that has no sockets.
-    fn users(&mut self) -> Vec<String> {
-        let names = self.given.contains_key(USER).then(|| Names::of(Path::new("/")));
-        let is_known = |user: &str| names.as_ref().is_some_and(|names| names.uid(user).is_some());
-        let read = |user: &str| match is_known(user) {
-            true => Ok(user.to_owned()),
-            false => Err(format!("{user:?} is neither a user of this host nor a user ID")),
-        };
-        self.list(USER, MAX_EXPRESSIONS, read).1
+    /// Users by name or number, and those of whom this host does not know the number.
+    fn users(&mut self) -> (Vec<u32>, Vec<String>) {
+        if !self.given.contains_key(USER) {
+            return Default::default();
+        }
+        let names = Names::of(Path::new("/"));
+        let (asked, numbers) = self.list(USER, MAX_EXPRESSIONS, |user| {
+            let number = names.asked_uid(user, &mut Vec::new());
+            number.ok_or_else(|| format!("{user:?} is neither the name of a user nor a user ID"))
+        });
+        (numbers, asked.into_iter().filter(|user| names.uid(user).is_none()).collect())
     }
 
     fn ports(&mut self, kind: Kind) -> Searches<PortMatcher> {
@@ -630,12 +634,16 @@ mod tests {
         for (parameters, problem) in [
             (json!({"rawsocket": ["256"]}), "\"256\" is not an IP protocol: expected a number from 0 to 255"),
             (json!({"rawsocket": ["1-300"]}), "is not an IP protocol"),
-            (json!({"listeningport": ["0-65535"], "user": ["no such user"]}), "neither a user of this host"),
+            (json!({"listeningport": ["0-65535"], "user": ["no/user"]}), "neither the name of a user nor"),
         ] {
             let problems = read(&parameters).unwrap_err();
             assert!(problems[0].contains(problem), "{problems:?}");
         }
-        assert!(read(&json!({"rawsocket": ["0-255"], "user": ["root", "4294967294"]})).is_ok());
+        // A question is for many hosts, and on each it has an answer.
+        let asked =
+            read(&json!({"rawsocket": ["0-255"], "user": ["root", "nosuchuser", "4294967294"]})).unwrap();
+        assert_eq!(asked.owners.user, [0, u32::MAX, u32::MAX - 1]);
+        assert_eq!(asked.owners.unknown_users, ["nosuchuser"]);
     }
 
     proptest! {

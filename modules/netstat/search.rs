@@ -17,7 +17,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use self::links::{search_interfaces, search_neighbours};
 use self::seen::Seen;
 use crate::crossview::{self, View};
-use crate::namespaces::{Namespace, find_others, own_name};
+use crate::namespaces::{Elsewhere, Namespace, find_others, own_name};
 use crate::netlink::NetlinkError;
 use crate::other::{self, Other, Read};
 use crate::parameters::{Kind, Parameters};
@@ -130,8 +130,8 @@ pub struct Outcome {
     pub namespaces: Vec<Findings>,
     /// What could not be inspected, beside what the findings say.
     pub problems: Vec<String>,
-    /// How many other network namespaces are known, when only the own one was asked for.
-    pub elsewhere: usize,
+    /// The other network namespaces, when only the own one was asked for.
+    pub elsewhere: Elsewhere,
 }
 
 impl Outcome {
@@ -202,7 +202,7 @@ struct Progress {
     not_searched: usize,
     problems: Vec<String>,
     /// See [`Outcome::elsewhere`].
-    elsewhere: usize,
+    elsewhere: Elsewhere,
     /// How many matches the findings keep.
     kept: usize,
 }
@@ -227,9 +227,9 @@ impl SoFar {
         self.locked().problems.push(problem);
     }
 
-    /// Notes how many other network namespaces there are.
-    pub(crate) fn note_elsewhere(&self, count: usize) {
-        self.locked().elsewhere = count;
+    /// Notes which other network namespaces there are.
+    pub(crate) fn note_elsewhere(&self, elsewhere: Elsewhere) {
+        self.locked().elsewhere = elsewhere;
     }
 
     /// Takes what was found.

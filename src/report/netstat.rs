@@ -41,10 +41,17 @@ pub(super) fn report(result: &ModuleResult) -> Option<Report> {
     }
     let examined = count(statistics["examined"].as_u64().unwrap_or(0), "sockets");
     let took = text_of(&statistics, "exectime");
-    let others = match statistics["othernamespaces"].as_u64() {
-        None => String::new(),
-        Some(1) => "; 1 other network namespace is not searched without --namespaces".to_owned(),
-        Some(others) => format!("; {others} other network namespaces are not searched without --namespaces"),
+    let others = match (statistics["othernamespaces"].as_u64(), statistics["othernamespacesunknown"].as_str())
+    {
+        (None, None) => String::new(),
+        (Some(1), None) => "; 1 other network namespace is not searched without --namespaces".to_owned(),
+        (Some(others), None) => {
+            format!("; {others} other network namespaces are not searched without --namespaces")
+        }
+        (known, Some(why)) => {
+            let known = known.map_or_else(String::new, |known| format!("at least {known}, "));
+            format!("; other network namespaces are not searched without --namespaces ({known}{why})")
+        }
     };
     let summary = match elements.is_empty() {
         true => "nothing was run".to_owned(),

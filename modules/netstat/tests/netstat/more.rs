@@ -65,6 +65,7 @@ fn sockets_are_narrowed_by_whose_they_are() {
         json!({"process": ["^no such process$"]}),
         json!({"executable": ["^/no/such"]}),
         json!({"user": ["4294967294"]}),
+        json!({"user": ["nosuchuser"]}),
         json!({"container": ["no such container"]}),
     ] {
         assert_eq!(found(other.clone()), Vec::<Value>::new(), "{other}");
