@@ -244,11 +244,10 @@ fn coverage(parameters: &Parameters, elements: &Value, status: &Status) -> Optio
         coverage.skip(shown(path), reason.as_str());
     }
     // A comparison of its own needs no notifications.
-    if parameters.rescan.is_none() {
-        let blind = ["blind", "looks-behind", "notifications-lost"];
-        for condition in status.conditions.iter().filter(|one| blind.contains(&one.name.as_str())) {
-            coverage.skip(condition.name.as_str(), condition.detail.as_str());
-        }
+    let blind = ["looks-behind", "blind", "notifications-lost"];
+    let blind = if parameters.rescan.is_some() { &blind[..1] } else { &blind };
+    for condition in status.conditions.iter().filter(|one| blind.contains(&one.name.as_str())) {
+        coverage.skip(condition.name.as_str(), condition.detail.as_str());
     }
     Some(coverage)
 }
@@ -513,17 +512,27 @@ mod tests {
     fn an_answer_says_what_it_cannot_know() {
         let mut status = Status { baseline_complete: true, objects: 7, ..Status::default() };
         status.unreadable.insert(PathBuf::from("/etc/shadow"), "no permission".to_owned());
-        let skipped = |parameters: Value, elements: Value| -> Vec<String> {
+        let skipped = |status: &Status, parameters: Value, elements: Value| -> Vec<String> {
             let parameters = serde_json::from_value(parameters).unwrap();
-            let coverage = coverage(&parameters, &elements, &status).unwrap();
+            let coverage = coverage(&parameters, &elements, status).unwrap();
             assert_eq!(coverage.complete, coverage.not_examined.is_empty());
             coverage.not_examined.into_iter().map(|one| one.what).collect()
         };
 
-        assert_eq!(skipped(json!({"changes": true}), json!({})), ["/etc/shadow"]);
-        assert_eq!(skipped(json!({"changes": "/etc"}), json!({})), ["/etc/shadow"]);
-        assert_eq!(skipped(json!({"history": "/usr/bin/x"}), json!({})), [""; 0]);
-        assert_eq!(skipped(json!({"rescan": "/srv"}), json!({"not_watched": ["/srv"]})), ["/srv"]);
+        assert_eq!(skipped(&status, json!({"changes": true}), json!({})), ["/etc/shadow"]);
+        assert_eq!(skipped(&status, json!({"changes": "/etc"}), json!({})), ["/etc/shadow"]);
+        assert_eq!(skipped(&status, json!({"history": "/usr/bin/x"}), json!({})), [""; 0]);
+        assert_eq!(skipped(&status, json!({"rescan": "/srv"}), json!({"not_watched": ["/srv"]})), ["/srv"]);
+        for name in ["blind", "looks-behind"] {
+            let severity = vigie_sdk::ConditionSeverity::Failed;
+            let (name, since, detail) = (name.to_owned(), String::new(), "late".to_owned());
+            status.conditions.push(vigie_sdk::Condition { name, severity, since, detail });
+        }
+        assert_eq!(skipped(&status, json!({"rescan": true}), json!({})), ["/etc/shadow", "looks-behind"]);
+        assert_eq!(
+            skipped(&status, json!({"changes": true}), json!({})),
+            ["/etc/shadow", "blind", "looks-behind"]
+        );
         assert!(
             coverage(&serde_json::from_value(json!({"explain": "/etc"})).unwrap(), &json!({}), &status)
                 .is_none()

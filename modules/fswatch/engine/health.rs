@@ -82,17 +82,14 @@ impl<S: Sink> Engine<S> {
             _ => {}
         }
         let many = |all: &Reasons, what: &str| (!all.is_empty()).then(|| format!("{} {what}", all.counted()));
-        let unwatched = many(
-            &self.status.unwatched,
-            "paths are not watched; scans find changes there, but not behind links and mounts that are not entered",
-        );
-        let first_avoided = self.status.unwatched.iter().find(|(path, _)| self.watching.avoided().has(path));
-        let unwatched = match (unwatched, first_avoided) {
-            (Some(text), Some((path, why))) => {
-                Some(format!("{text}; {}: {why}", shortened(&shown(path), SHOWN_PATH_BYTES)))
-            }
-            (text, _) => text,
-        };
+        // What a user mounted is worth more than the first of all.
+        let unwatched = &self.status.unwatched;
+        let named =
+            unwatched.iter().find(|(path, _)| self.watching.avoided().has(path)).or(unwatched.iter().next());
+        let unwatched = named.map(|(path, why)| {
+            let path = shortened(&shown(path), SHOWN_PATH_BYTES);
+            format!("{} paths are not watched, for example {path}: {why}", unwatched.counted())
+        });
         self.health.set("directories-unwatched", ConditionSeverity::Warning, unwatched);
         let unreadable = many(&self.status.unreadable, "files cannot be read; their content is unknown");
         self.health.set("files-unreadable", ConditionSeverity::Warning, unreadable);

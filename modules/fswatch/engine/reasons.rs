@@ -1,7 +1,7 @@
 //! Paths that the status names, and why: so many as its readers can use, whatever users make.
 
 use std::collections::BTreeMap;
-use std::ops::Deref;
+use std::ops::{Bound, Deref};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -49,6 +49,20 @@ impl Reasons {
         let paths = Arc::make_mut(&mut self.paths);
         paths.remove(path);
         self.has_more &= !paths.is_empty();
+    }
+
+    /// Does not name what is below a path, or the path itself, any more.
+    pub(crate) fn remove_below(&mut self, path: &Path) {
+        let below: Vec<PathBuf> = self
+            .paths
+            .range::<Path, _>((Bound::Included(path), Bound::Unbounded))
+            .map(|(below, _)| below)
+            .take_while(|below| below.starts_with(path))
+            .cloned()
+            .collect();
+        for path in below {
+            self.remove(&path);
+        }
     }
 
     /// Names only those that are wanted.
@@ -101,5 +115,19 @@ mod tests {
         assert_eq!(reasons.bytes, bytes_of(&path(1), "leased"));
         reasons.remove(&path(1));
         assert_eq!((reasons.counted(), reasons.bytes), ("0".to_owned(), 0));
+    }
+
+    #[test]
+    fn what_is_below_a_path_that_is_gone_is_named_no_more_and_what_only_looks_alike_stays() {
+        let mut reasons = Reasons::default();
+        for path in ["/a/b", "/a/b/c", "/a/b/c/d", "/a/b.d", "/a/bc", "/a"] {
+            reasons.insert(path.into(), "why".to_owned());
+        }
+
+        reasons.remove_below(Path::new("/a/b"));
+
+        let left: Vec<&Path> = reasons.keys().map(PathBuf::as_path).collect();
+        assert_eq!(left, ["/a", "/a/b.d", "/a/bc"].map(Path::new));
+        assert_eq!(reasons.bytes, reasons.iter().map(|(path, why)| bytes_of(path, why)).sum::<usize>());
     }
 }

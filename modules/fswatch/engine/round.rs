@@ -361,6 +361,7 @@ impl<S: Sink> Engine<S> {
             Ok(Found::Object { object, grown }) => (object, grown && growing),
             Ok(Found::Missing) => {
                 self.status.unreadable.remove(&path);
+                self.status.unwatched.remove_below(&path);
                 self.contents.forget(&path);
                 return Some(Seen::gone(path, happened, known));
             }
