@@ -439,6 +439,11 @@ impl ModuleProcess {
                     child.kill();
                 }
             }
+            Effect::ReportUnkillable => {
+                let pid =
+                    self.child.as_ref().map_or_else(String::new, |child| format!("process {}", child.pid()));
+                self.reporter.raise(AgentCondition::ModuleUnkillable, pid);
+            }
             Effect::ArmStage(stage, delay) => {
                 ctx.notify_later(StageDue(stage), delay);
             }

@@ -27,6 +27,9 @@ const DEAF_GRACE: Duration = Duration::from_millis(500);
 /// a moment before the process is gone.
 const CLOSED_PIPE_GRACE: Duration = Duration::from_secs(1);
 
+/// Kills, one a second, after which a process that is still there is a problem and no delay.
+const KILLS_EXPECTED: u32 = 5;
+
 /// Where a module is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
@@ -109,6 +112,8 @@ pub(crate) enum Effect {
     Terminate,
     /// Kill the process and everything it started.
     Kill,
+    /// Say that it is still there, although it was killed again and again.
+    ReportUnkillable,
     /// Deliver `StageDue` for the stage after this time.
     ArmStage(Stage, Duration),
     /// A heartbeat came back after this time.
@@ -133,6 +138,7 @@ pub(crate) struct Lifecycle {
     ever_answered: bool,
     stop_reason: Option<EndReason>,
     grace: Duration,
+    kills: u32,
     end: Option<EndReason>,
 }
 
@@ -151,6 +157,7 @@ impl Lifecycle {
             ever_answered: false,
             stop_reason: None,
             grace: DEAF_GRACE,
+            kills: 0,
             end: None,
         }
     }
@@ -302,7 +309,10 @@ impl Lifecycle {
             Stage::Terminated | Stage::Killed => {
                 self.state = State::Stopping(Stage::Killed);
                 // Again and again until it is gone: a process in uninterruptible sleep dies only when it wakes.
-                vec![Effect::Kill, Effect::ArmStage(Stage::Killed, Duration::from_secs(1))]
+                let again = [Effect::Kill, Effect::ArmStage(Stage::Killed, Duration::from_secs(1))];
+                self.kills = self.kills.saturating_add(1);
+                let report = (self.kills == KILLS_EXPECTED).then_some(Effect::ReportUnkillable);
+                again.into_iter().chain(report).collect()
             }
         }
     }
@@ -448,6 +458,20 @@ mod tests {
         assert_eq!(asked, [Effect::AskToStop, Effect::ArmStage(Stage::Asked, Duration::from_secs(2))]);
         assert!(terminated.contains(&Effect::Terminate));
         assert!(killed.contains(&Effect::Kill));
+    }
+
+    #[test]
+    fn a_process_that_outlives_being_killed_is_reported_once() {
+        let (mut life, now) = started();
+        life.step(Event::Stop { reason: EndReason::Operator, grace: BEAT }, now);
+        life.step(Event::StageDue { stage: Stage::Asked }, now);
+        life.step(Event::StageDue { stage: Stage::Terminated }, now);
+
+        let kills = (0..20).map(|_| life.step(Event::StageDue { stage: Stage::Killed }, now));
+        let reports: Vec<bool> = kills.map(|effects| effects.contains(&Effect::ReportUnkillable)).collect();
+
+        assert_eq!(reports.iter().position(|is_report| *is_report), Some(3));
+        assert_eq!(reports.iter().filter(|is_report| **is_report).count(), 1);
     }
 
     #[test]

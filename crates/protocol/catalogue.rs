@@ -113,6 +113,10 @@ conditions! {
     /// The module did not answer heartbeats in time.
     HeartbeatMissed = "heartbeat-missed", Warning,
         "None: after agent.heartbeat_misses missed heartbeats the agent kills and restarts the module.";
+    /// The module was killed, but its process does not end: it waits in the kernel, for example for a disk that does not
+    /// respond. No second copy is started before it has ended.
+    ModuleUnkillable = "module-unkillable", Failed,
+        "`cat /proc/PID/stack` shows what the process waits for, such as a disk to repair; then the agent restarts the module.";
     /// The module registered a query socket that is not permitted, so it cannot be queried.
     SocketRefused = "socket-refused", Warning,
         "Make the module listen in its run directory, or allow the address in its [[module]] block.";
@@ -222,7 +226,7 @@ const MODULE_CONDITIONS: &[Entry] = &[
     reported(
         "directories-unwatched",
         "warning",
-        "fswatch: changes in these directories cause no events and are found only by scans.",
+        "fswatch: changes in these directories cause no events; scans find them where the directories can be listed and entered.",
         "`vigie query fswatch --unwatched` lists them with the reason.",
     ),
     reported(

@@ -147,3 +147,29 @@ fn a_module_whose_alerts_wait_for_a_hung_disk_is_still_seen_to_stand_still() {
     disk.thaw();
     assert_eq!(agent.stop(), Some(0));
 }
+
+#[test]
+fn a_module_that_no_kill_ends_because_its_disk_hangs_is_a_condition_and_comes_back_with_the_disk() {
+    let host = Host::new(&IMPATIENT, "");
+    let Some(disk) = Disk::mount(&host, "data") else {
+        return vigie_skipped::skipped("no file system can be mounted here");
+    };
+    let file = host.path("data/file");
+    host.configure(&IMPATIENT, &persistent("writes.py", &[file.to_str().unwrap()]));
+    let agent = host.start_by(&words(&disk.inside()));
+    let first = host.wait_running("writes");
+    wait_until("the module writes", || (!disk.read("file").is_empty()).then_some(()));
+
+    disk.freeze();
+    signal(&first["pid"], Signal::SIGKILL);
+    let condition = host.wait_condition("writes", "module-unkillable");
+    assert_eq!(condition["detail"], format!("process {}", first["pid"]));
+    let stopping = host.module("writes");
+    assert_eq!((&stopping["state"], &stopping["pid"]), (&json!("stopping"), &first["pid"]));
+    assert_eq!(host.status()["health"], "failed");
+
+    disk.thaw();
+    host.wait_for("writes", |module| module["state"] == "running" && module["pid"] != first["pid"]);
+    assert_eq!(host.condition("writes", "module-unkillable"), None);
+    assert_eq!(agent.stop(), Some(0));
+}
