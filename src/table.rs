@@ -315,18 +315,21 @@ fn wrapped(text: &str, width: usize) -> Vec<String> {
     lines
 }
 
-/// A text in lines of at most so many columns, of which all but the first begin with blanks.
+/// A text in lines of at most so many columns, of which all but the first begin with blanks. The first keeps its own.
 pub(crate) fn hanging(text: &str, width: Option<u16>, indent: usize) -> String {
     let Some(width) = width.map(usize::from).filter(|width| columns_of(text) > *width) else {
         return text.to_owned();
     };
     // Where there is hardly room beside the blanks, there are fewer of them.
     let indent = if width < indent + LEAST_BESIDE { 2 } else { indent };
-    let head = wrapped(text, width).swap_remove(0);
-    let rest = text[head.len()..].trim_start();
+    let words = text.trim_start_matches(' ');
+    let own = text.len() - words.len();
+    // Blanks before the first word are not kept there, so they are put before it again.
+    let head = wrapped(words, width.saturating_sub(own)).swap_remove(0);
+    let rest = words[head.len()..].trim_start_matches(' ');
     let rest = wrapped(rest, width.saturating_sub(indent));
     let rest = rest.iter().filter(|line| !line.is_empty()).map(|line| format!("\n{:indent$}{line}", ""));
-    rest.fold(head, |text, line| text + &line)
+    rest.fold(text[..own].to_owned() + &head, |text, line| text + &line)
 }
 
 /// Columns of text that are worth the blanks before them.
@@ -458,6 +461,26 @@ a  b  one two three
             let kept = columns_of(&safe(&table.rows[2][0].text)).max(7);
             for line in text.lines().filter(|_| kept + GAP + LEAST <= usize::from(width)) {
                 prop_assert!(columns_of(line) <= usize::from(width), "{line}");
+            }
+        }
+
+        /// Whatever the text and however narrow the terminal: every word once, in their order, behind the first
+        /// line's own blanks.
+        #[test]
+        fn a_hanging_text_has_all_words_in_order(
+            text in r"( {0,12}(é|日本|\\u\{1b\}|[a-z/]{1,30})){0,30} {0,2}", width in 0_u16..60, indent in 0_usize..40,
+        ) {
+            let hung = hanging(&text, Some(width), indent);
+
+            let words = |text: &str| -> Vec<String> {
+                text.split([' ', '\n']).filter(|word| !word.is_empty()).map(str::to_owned).collect()
+            };
+            let own = |text: &str| text.len() - text.trim_start_matches(' ').len();
+            prop_assert_eq!(words(&hung), words(&text));
+            prop_assert_eq!(own(&hung), own(&text));
+            for (number, line) in hung.lines().enumerate() {
+                let one = words(line).len() <= 1;
+                prop_assert!(one || columns_of(line.trim_end()) <= usize::from(width), "{number}: {line:?}");
             }
         }
 
