@@ -13,11 +13,12 @@ mod processes;
 mod timedrift;
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
-use vigie_protocol::result::{ModuleResult, Verdict};
+use vigie_protocol::result::{ModuleResult, NotExamined, Verdict};
 
 use crate::exit::{Exit, Failure};
 use crate::fswatch_view;
@@ -163,15 +164,24 @@ fn push_json(text: &mut String, result: &ModuleResult, paint: Paint) {
     }
 }
 
-/// What was not examined, and what went wrong. What is both is told once.
+/// What was not examined, and what went wrong. What is both is told once: an error in one of the forms in which modules
+/// say the same. One that says more is shown.
 pub(crate) fn push_left_out(text: &mut String, result: &ModuleResult, room: Room, paint: Paint) {
-    let skipped = result.coverage.iter().flat_map(|coverage| &coverage.not_examined);
-    let left_out: Vec<String> = skipped.map(|entry| format!("{}: {}", entry.what, entry.why)).collect();
-    let told = |error: &str| {
-        let entries = result.coverage.iter().flat_map(|coverage| &coverage.not_examined);
-        entries.into_iter().any(|entry| error.contains(&entry.what) && error.contains(&entry.why))
-    };
-    let errors: Vec<&String> = result.errors.iter().flatten().filter(|error| !told(error)).collect();
+    let entries = || result.coverage.iter().flat_map(|coverage| &coverage.not_examined);
+    let left_out: Vec<String> = entries().map(|entry| format!("{}: {}", entry.what, entry.why)).collect();
+    let told: HashSet<String> = entries()
+        .filter(|entry| !entry.what.is_empty() && !entry.why.is_empty())
+        .flat_map(|NotExamined { what, why }| {
+            [
+                format!("\"{what}\" {why}"),
+                format!("{what} {why}"),
+                format!("{what}: {why}"),
+                format!("{what} cannot be read: {why}"),
+            ]
+        })
+        .collect();
+    let errors: Vec<&String> =
+        result.errors.iter().flatten().filter(|error| !told.contains(error.as_str())).collect();
     let width = room.width.filter(|_| !room.wide);
     let mut push = |tone: Tone, word: &str, entries: &[&String]| {
         let more = entries.len().saturating_sub(NAMED);
@@ -179,7 +189,11 @@ pub(crate) fn push_left_out(text: &mut String, result: &ModuleResult, room: Room
         let shown = entries.iter().take(NAMED).map(|entry| safe(entry)).chain(more.map(Cow::Owned));
         for entry in shown {
             let line = hanging(&format!("{word} {entry}"), width, 2);
-            text.push_str(&format!("{}{}\n", paint.text(tone, word), &line[word.len()..]));
+            match line.strip_prefix(word) {
+                Some(rest) => text.push_str(&format!("{}{rest}\n", paint.text(tone, word))),
+                // There is no room for both words on a line.
+                None => text.push_str(&format!("{line}\n")),
+            }
         }
     };
     push(Tone::Doubtful, "not examined", &left_out.iter().collect::<Vec<_>>());
@@ -246,6 +260,33 @@ mod tests {
              not examined \\u{1b}: z\n\
              error \"/y\" odd\n"
         );
+    }
+
+    #[test]
+    fn an_error_that_says_more_than_what_was_not_examined_is_shown() {
+        let coverage = r#"{"complete":false,"not_examined":[{"what":"/srv","why":"denied"},{"what":"","why":""},
+            {"what":"/srv","why":""},{"what":"","why":"denied"}]}"#;
+        let lines = |error: &str, width| {
+            let errors = serde_json::json!([error]);
+            let json = format!(r#"{{"success":true,"errors":{errors},"coverage":{coverage}}}"#);
+            shown("mine", &json, width)
+        };
+
+        for hidden in ["\"/srv\" denied", "/srv denied", "/srv: denied", "/srv cannot be read: denied"] {
+            assert!(!lines(hidden, None).contains("error"), "{hidden}");
+        }
+        for error in [
+            "\"/srv/db/secret\" denied",
+            "/srv/db/secret: denied",
+            "a /srv: denied",
+            "/srv: denied, and more",
+            "/srv",
+            "denied",
+            "other",
+        ] {
+            assert!(lines(error, None).ends_with(&format!("error {error}\n")), "{error}");
+        }
+        assert!(lines("other", Some(6)).contains("\nnot\n  examined\n  /srv:\n  denied\n"));
     }
 
     #[test]
