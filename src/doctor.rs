@@ -157,9 +157,10 @@ impl Patient {
     pub(crate) fn without_agent(&self, then: &str) -> Outcome {
         match &self.status {
             Err(absent) if absent.is_hidden => {
-                unknown(format!("this user may not ask the agent; {then}"), AS_ROOT)
+                unknown(format!("this user may not ask an agent; {then}"), AS_ROOT)
             }
-            _ => note(format!("no agent runs; {then}")),
+            Err(absent) => note(format!("{}; {then}", absent.why)),
+            Ok(_) => note(then),
         }
     }
 
@@ -383,8 +384,13 @@ pub(crate) mod tests {
         }
 
         /// There is no agent.
-        pub(crate) fn without_agent(mut self) -> Self {
-            self.patient.status = Err(NoStatus { why: "no agent answers".to_owned(), is_hidden: false });
+        pub(crate) fn without_agent(self) -> Self {
+            self.says_nothing("no agent answers", false)
+        }
+
+        /// The agent says nothing.
+        pub(crate) fn says_nothing(mut self, why: &str, is_hidden: bool) -> Self {
+            self.patient.status = Err(NoStatus { why: why.to_owned(), is_hidden });
             self
         }
 
@@ -443,6 +449,30 @@ pub(crate) mod tests {
         assert_eq!(exit_of(Verdict::Unknown) as u8, 1);
         assert_eq!(exit_of(Verdict::Warn) as u8, 1);
         assert_eq!(exit_of(Verdict::Fail) as u8, 2);
+    }
+
+    #[test]
+    fn a_remedy_goes_on_below_itself_in_any_language() {
+        let found = || "fswatch läuft, ohne dass ein Pfad überwacht wird".to_owned();
+        let remedy = "trage Pfade oder ein Profil in /etc/vigie/modules.d/fswatch.cfg ein: größere Übersicht"
+            .to_owned();
+        let finding = Finding {
+            id: "x.y",
+            title: "x",
+            status: Verdict::Warn,
+            found: found(),
+            remedy,
+            docs: "docs/fswatch.md",
+        };
+
+        assert_eq!(
+            render(&finding, Paint::new(false), Some(64)),
+            "warn    x.y                         fswatch läuft, ohne dass ein\n\
+             \x20                                   Pfad überwacht wird\n\
+             \x20         trage Pfade oder ein Profil in\n\
+             \x20         /etc/vigie/modules.d/fswatch.cfg ein: größere\n\
+             \x20         Übersicht (docs/fswatch.md)"
+        );
     }
 
     #[test]

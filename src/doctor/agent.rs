@@ -32,7 +32,7 @@ fn running(patient: &Patient) -> Vec<Outcome> {
         Ok(status) => fine(format!("process {} since {}", status.pid, status.started_at)),
         Err(absent) if absent.is_hidden => {
             let remedy = "run the doctor as root, or as a member of the group in agent.operators_group";
-            unknown(format!("an agent runs; {}", absent.why), remedy)
+            unknown(format!("it is not known whether an agent runs: {}", absent.why), remedy)
         }
         Err(absent) => trouble(
             Verdict::Fail,
@@ -105,6 +105,27 @@ mod tests {
     fn an_agent_that_does_not_run_is_a_failure() {
         assert_eq!(Planted::new().examined("agent.running").0, Verdict::Ok);
         assert_eq!(Planted::new().without_agent().examined("agent.running").0, Verdict::Fail);
+    }
+
+    /// The run directory of an agent that was killed refuses a stranger as that of one that runs does.
+    #[test]
+    fn whether_an_agent_runs_that_this_user_may_not_ask_is_unknown() {
+        let (verdict, found) = Planted::new().says_nothing("no access", true).examined("agent.running");
+
+        assert_eq!(
+            (verdict, found.as_str()),
+            (Verdict::Unknown, "it is not known whether an agent runs: no access")
+        );
+    }
+
+    #[test]
+    fn an_agent_that_does_not_respond_is_not_said_to_be_absent() {
+        let mute = Planted::new().says_nothing("it did not respond", false);
+
+        assert_eq!(
+            mute.examined("agent.version"),
+            (Verdict::Info, "it did not respond; versions are not compared".to_owned())
+        );
     }
 
     #[test]

@@ -74,17 +74,17 @@ fn watched(patient: &Patient) -> Vec<Outcome> {
 }
 
 fn in_force(patient: &Patient) -> Vec<Outcome> {
-    let (Ok(status), Ok(config)) = (&patient.status, &patient.config) else {
-        return vec![
-            patient.without_agent("without it and a valid configuration there is nothing to compare"),
-        ];
+    let Ok(status) = &patient.status else {
+        return vec![patient.without_agent("there is nothing to compare")];
     };
-    let path = config.path.as_deref();
+    // What the agent says of the newest file counts even where this file cannot be read.
+    let path = patient.config.as_ref().ok().and_then(|config| config.path.as_deref());
     vec![match difference(&status.config, path) {
         Some(Ok((found, remedy))) => trouble(Verdict::Warn, found, remedy),
         Some(Err(())) => {
             unknown("cannot determine when the file was changed and read", "run the doctor as root")
         }
+        None if patient.config.is_err() => patient.without_config("the file is not compared"),
         None => {
             fine(path.map_or("the defaults".into(), |path| format!("the agent has read {}", path.display())))
         }
@@ -155,5 +155,18 @@ mod tests {
         let refused = Planted::new().says(|status| status.config.last_reload_ok = false);
         assert_eq!(refused.examined("configuration.in-force").0, Verdict::Warn);
         assert_eq!(Planted::new().without_agent().examined("configuration.in-force").0, Verdict::Info);
+    }
+
+    #[test]
+    fn an_invalid_file_beside_a_running_agent_is_not_compared() {
+        let invalid = || Planted::new().configured("[agent]\nstop_grace = 3\n");
+        let in_force = |host: Planted| host.examined("configuration.in-force");
+
+        let (verdict, found) = in_force(invalid());
+        assert_eq!(verdict, Verdict::Unknown);
+        assert_eq!(found, "the file is not compared: the configuration is invalid");
+        let (verdict, found) = in_force(invalid().says(|status| status.config.last_reload_ok = false));
+        assert!(verdict == Verdict::Warn && found.contains("rejected the newest"), "{found}");
+        assert_eq!(in_force(invalid().without_agent()).0, Verdict::Info);
     }
 }
