@@ -1,5 +1,5 @@
 //! `vigie launch`: makes a fresh process safe, then becomes the module, or stays above it ([`stay`]) where no cgroup
-//! holds what the module starts.
+//! holds what the module starts. Programs of sinks, which have no cgroup, are started in the same way.
 //!
 //! It runs in the child instead of code between fork and exec in the agent: ordinary code in a process of its
 //! own, which can use the whole standard library.

@@ -7,7 +7,10 @@ use std::io::{self, BufRead as _, BufReader, Read, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, poll};
+use tokio::time::Instant;
 use vigie_files::line_file::{LineFile, Rules};
 use vigie_files::{published, remote};
 use vigie_log::writer;
@@ -32,14 +35,15 @@ pub(crate) fn write_files(arguments: &[OsString]) -> ExitCode {
 /// Writes the alerts of a sink to its file, and acknowledges them when they are on disk.
 pub(crate) fn write_sink(arguments: &[OsString]) -> ExitCode {
     let number = |at: usize| arguments.get(at)?.to_str()?.parse::<u64>().ok();
-    let (Some(path), Some(rotate_bytes), Some(keep_files), Some(mode)) =
-        (arguments.first(), number(1), number(2), number(3))
+    let (Some(path), Some(rotate_bytes), Some(keep_files), Some(mode), Some(patience)) =
+        (arguments.first(), number(1), number(2), number(3), number(4))
     else {
         return not_for_people();
     };
     let rules = Rules { rotate_bytes, keep_files, mode: u32::try_from(mode).unwrap_or(0o600) };
-    let written =
-        LineFile::open(Path::new(path), rules).and_then(|file| serve_sink(file, io::stdin().lock()));
+    let patience = Duration::from_millis(patience);
+    let written = LineFile::open(Path::new(path), rules)
+        .and_then(|file| serve_sink(file, io::stdin().lock(), patience));
     if let Err(error) = &written {
         // The agent shows the last words.
         writeln!(io::stderr(), "{path:?}: {error}").ok();
@@ -67,7 +71,10 @@ pub(crate) fn write_metrics(arguments: &[OsString]) -> ExitCode {
 /// Bytes that are written and synced together.
 const MAX_TOGETHER_BYTES: usize = 4 << 20;
 
-fn serve_sink(mut file: LineFile, input: impl Read) -> io::Result<()> {
+/// Pause between two attempts to lock a file, in milliseconds.
+const LOCK_PAUSE: u8 = 20;
+
+fn serve_sink(mut file: LineFile, input: impl Read, patience: Duration) -> io::Result<()> {
     let mut input = BufReader::with_capacity(1 << 20, input);
     let mut line = Vec::new();
     loop {
@@ -87,7 +94,18 @@ fn serve_sink(mut file: LineFile, input: impl Read) -> io::Result<()> {
             }
         }
         let Some(seq) = last else { return Ok(()) };
-        file.append(&text)?;
+        let began = Instant::now();
+        file.append(&text, &mut || {
+            // What is under way is written to its end, but nothing is begun for an agent that is gone.
+            let answers = io::stdout();
+            let mut reader = [PollFd::new(answers.as_fd(), PollFlags::empty())];
+            if poll(&mut reader, LOCK_PAUSE)? > 0 {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+            let is_over = began.elapsed() >= patience;
+            let locked = || io::Error::new(io::ErrorKind::TimedOut, "another process has locked it");
+            if is_over { Err(locked()) } else { Ok(()) }
+        })?;
         let mut answer = io::stdout().lock();
         writeln!(answer, "{seq}")?;
         answer.flush()?;

@@ -1,16 +1,19 @@
 //! Programs that take alerts on standard input and acknowledge them on standard output: the sinks `command` and `file`.
 //!
 //! A file is written by a process of ours (`vigie write-sink`), so that a disk that hangs holds that process and not
-//! the agent.
+//! the agent. A program runs below `vigie launch --stay`, which ends everything that the program started.
+//!
+//! A process that waits for a disk cannot be ended. As long as it lives, no other one is started in its place, whoever
+//! asks: the next attempt, a test, or the sink after a reload.
 
 use std::cell::RefCell;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::process::Stdio;
 use std::rc::Rc;
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
@@ -23,9 +26,8 @@ use vigie_sinks::verdict::Reason;
 
 use super::outcome::{Failure, Outcome};
 use super::transport::Batch;
-use crate::child::watch_process;
-use crate::work_threads::{self, Lane};
-use crate::{containment, descriptors};
+use crate::child::{KILL_ALL, watch_process};
+use crate::descriptors;
 
 /// The command of ours that writes a file; its arguments are those of `FileTarget`.
 pub const WRITER_COMMAND: &str = "write-sink";
@@ -40,8 +42,10 @@ const END_PATIENCE: Duration = Duration::from_millis(1500);
 struct Start {
     vigie: PathBuf,
     arguments: Vec<String>,
-    /// It has a session of its own, which is ended with it.
-    has_session: bool,
+    /// A launcher stays above the program.
+    has_launcher: bool,
+    /// The file, or the command: what only one process at a time is started for.
+    place: Rc<str>,
     /// What failed to start, for people.
     shown: String,
 }
@@ -51,6 +55,23 @@ pub(super) struct Program {
     start: Start,
     limit: Duration,
     life: Option<Life>,
+}
+
+/// The end of a process, which is told before it is reaped.
+type End = Rc<AsyncFd<OwnedFd>>;
+
+thread_local! {
+    /// What was to end and was not seen to, with its place. Only the arbiter's thread starts processes.
+    static LEFT: RefCell<Vec<(Rc<str>, End)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Waits until nothing is left of the processes that were started for this place before.
+async fn nothing_is_left(place: &Rc<str>) {
+    let of_place = |(of, end): &(Rc<str>, End)| (of == place).then(|| end.clone());
+    while let Some(end) = LEFT.with_borrow(|left| left.iter().find_map(of_place)) {
+        drop(end.ready(Interest::READABLE).await);
+        LEFT.with_borrow_mut(|left| left.retain(|(_, other)| !Rc::ptr_eq(other, &end)));
+    }
 }
 
 /// One process.
@@ -63,26 +84,16 @@ struct Life {
     last_words: Rc<RefCell<Vec<u8>>>,
     /// Reads its standard error, which a process that it left may hold open.
     listening: JoinHandle<()>,
-    /// Tells its end before it is reaped.
-    end: Option<AsyncFd<OwnedFd>>,
-    has_session: bool,
+    /// Absent where the kernel or the descriptors do not give it.
+    end: Option<End>,
+    has_launcher: bool,
+    place: Rc<str>,
 }
 
 impl Life {
-    /// Waits for its end, and ends what it leaves in its session before it is reaped: until then its number is ours.
-    async fn wait(&mut self) -> std::io::Result<ExitStatus> {
-        if self.has_session
-            && let (Some(end), Some(pid)) = (&self.end, self.child.id())
-        {
-            drop(end.ready(Interest::READABLE).await);
-            work_threads::run(Lane::Kill, move || containment::kill_session(pid)).await.ok();
-        }
-        self.child.wait().await
-    }
-
     /// How a program ended that closed a pipe.
     async fn ended(&mut self, limit: Duration) -> Failure {
-        let how = match timeout(limit.min(END_PATIENCE), self.wait()).await {
+        let how = match timeout(limit.min(END_PATIENCE), self.child.wait()).await {
             Ok(Ok(status)) => format!("the program ended ({status})"),
             _ => "the program closed its pipe but keeps running".to_owned(),
         };
@@ -97,10 +108,16 @@ impl Life {
 impl Drop for Life {
     fn drop(&mut self) {
         self.listening.abort();
-        let Some(pid) = self.child.id().and_then(|pid| i32::try_from(pid).ok()) else { return };
-        if self.has_session {
-            killpg(Pid::from_raw(pid), Signal::SIGKILL).ok();
+        let Some(pid) = self.child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw) else {
+            return;
+        };
+        // It is not reaped yet: its number is nobody else's.
+        if self.has_launcher {
+            kill(pid, Signal::SIGCONT).ok();
+            kill(pid, KILL_ALL).ok();
         }
+        // A writer sees that its pipes are closed; what it has begun to write is written to the end.
+        LEFT.with_borrow_mut(|left| left.extend(self.end.take().map(|end| (self.place.clone(), end))));
     }
 }
 
@@ -119,26 +136,37 @@ impl Program {
             target.rotate_bytes.to_string(),
             target.keep_files.to_string(),
             target.mode.to_string(),
+            limit.as_millis().to_string(),
         ];
         let shown = "the process that writes the file".to_owned();
-        // It goes on to the end of what it was given when the agent is killed.
-        let start = Start { vigie: vigie.to_owned(), arguments, has_session: false, shown };
+        let place = arguments[1].as_str().into();
+        let start = Start { vigie: vigie.to_owned(), arguments, has_launcher: false, place, shown };
         Self { start, limit, life: None }
     }
 
     pub(super) fn command(vigie: &Path, target: &CommandTarget, limit: Duration) -> Self {
-        let mut arguments = vec!["launch".to_owned(), "--parent".to_owned(), std::process::id().to_string()];
+        let mut arguments = ["launch", "--stay", "--parent"].map(str::to_owned).to_vec();
+        arguments.push(std::process::id().to_string());
         if let Some(user) = &target.user {
             arguments.extend(["--user".to_owned(), user.clone()]);
         }
         arguments.push("--".to_owned());
         arguments.extend(target.command.iter().cloned());
         let shown = target.command.first().cloned().unwrap_or_default();
-        let start = Start { vigie: vigie.to_owned(), arguments, has_session: true, shown };
+        let place = arguments.join(" ").into();
+        let start = Start { vigie: vigie.to_owned(), arguments, has_launcher: true, place, shown };
         Self { start, limit, life: None }
     }
 
-    fn begin(&self) -> Result<Life, Failure> {
+    async fn begin(&self) -> Result<Life, Failure> {
+        let place = &self.start.place;
+        if timeout(END_PATIENCE, nothing_is_left(place)).await.is_err() {
+            let detail = format!(
+                "{} of an earlier attempt does not end, as when its disk does not respond; no other one is started before",
+                self.start.shown
+            );
+            return Err(Failure::new(Reason::Timeout, detail));
+        }
         let cannot = |error: std::io::Error| {
             Failure::new(Reason::Exited, format!("{} cannot be started: {error}", self.start.shown))
         };
@@ -152,11 +180,10 @@ impl Program {
             .current_dir("/")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(self.start.has_session);
+            .stderr(Stdio::piped());
         let started = descriptors::with_reserve(|| {
             let child = command.spawn()?;
-            let end = child.id().and_then(watch_process);
+            let end = child.id().and_then(watch_process).map(Rc::new);
             Ok((child, end))
         });
         let (mut child, end) = started.map_err(cannot)?;
@@ -166,14 +193,14 @@ impl Program {
         let last_words = Rc::new(RefCell::new(Vec::new()));
         let stderr = child.stderr.take().ok_or_else(missing)?;
         let listening = actix_rt::spawn(listen(stderr, last_words.clone()));
-        let has_session = self.start.has_session;
-        Ok(Life { child, stdin, stdout, input: Vec::new(), last_words, listening, end, has_session })
+        let (has_launcher, place) = (self.start.has_launcher, place.clone());
+        Ok(Life { child, stdin, stdout, input: Vec::new(), last_words, listening, end, has_launcher, place })
     }
 
     pub(super) async fn deliver(&mut self, batch: &Batch) -> Outcome {
         let life = match self.life.take() {
             Some(life) => Ok(life),
-            None => self.begin(),
+            None => self.begin().await,
         };
         let mut life = match life {
             Ok(life) => life,
@@ -185,7 +212,13 @@ impl Program {
                 self.life = Some(life);
                 Outcome::all(done)
             }
-            Err(failure) => Outcome::failed(done, failure),
+            Err(failure) => {
+                if !life.has_launcher {
+                    // Half a line that it leaves is cut off by the next one.
+                    life.child.start_kill().ok();
+                }
+                Outcome::failed(done, failure)
+            }
         }
     }
 
@@ -205,7 +238,9 @@ impl Program {
         };
         tokio::pin!(writing);
         let mut is_written = false;
-        let mut deadline = Instant::now() + self.limit;
+        // A writer says itself within the limit that another process has locked the file.
+        let patience = if self.start.has_launcher { self.limit } else { self.limit + END_PATIENCE };
+        let mut deadline = Instant::now() + patience;
         let mut bytes = [0; 4096];
         // Written to the end also when it is acknowledged before: the next batch begins with a line of its own.
         while *done < batch.len() || !is_written {
@@ -220,7 +255,7 @@ impl Program {
                     Ok(count @ 1..) => {
                         input.extend_from_slice(&bytes[..count]);
                         if take_answers(input, batch, done)? {
-                            deadline = Instant::now() + self.limit;
+                            deadline = Instant::now() + patience;
                         }
                     }
                     Ok(0) | Err(_) => return Ok(Exchanged::PipeClosed),
@@ -238,7 +273,7 @@ impl Program {
         if let Some(mut life) = self.life.take() {
             life.stdin.shutdown().await.ok();
             // Standard input is closed by the end of this function at the latest.
-            timeout(END_PATIENCE, life.wait()).await.ok();
+            timeout(END_PATIENCE, life.child.wait()).await.ok();
         }
     }
 }

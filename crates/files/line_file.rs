@@ -6,6 +6,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 
 /// How much is read at once when the end of the last whole line is looked for.
@@ -66,21 +67,23 @@ impl LineFile {
     }
 
     /// Appends whole lines; they are on disk when this returns. When it fails, none of them counts as written. What a
-    /// writer that was killed left of its last line is cut off first: it was never acknowledged. Blocking: waits for
-    /// another writer.
+    /// writer that was killed left of its last line is cut off first: it was never acknowledged. Blocking: while another
+    /// process has locked the file, `pause` is called between two attempts, and its error ends them. Whoever may read
+    /// the file may lock it.
     ///
     /// # Errors
     /// When the disk does not take them; what it took is cut off again.
-    pub fn append(&mut self, lines: &[u8]) -> io::Result<()> {
+    pub fn append(&mut self, lines: &[u8], pause: &mut dyn FnMut() -> io::Result<()>) -> io::Result<()> {
         let lock = loop {
             if !is_at(&self.file, &self.path) {
                 *self = Self::open(&self.path, self.rules)?;
             }
-            let lock = Flock::lock(self.file.try_clone()?, FlockArg::LockExclusive);
-            let lock = lock.map_err(|(_, errno)| io::Error::from(errno))?;
-            // Another writer may have renamed it while we waited.
-            if is_at(&self.file, &self.path) {
-                break lock;
+            match Flock::lock(self.file.try_clone()?, FlockArg::LockExclusiveNonblock) {
+                // Another writer may have renamed it before we had the lock.
+                Ok(lock) if is_at(&self.file, &self.path) => break lock,
+                Ok(_) | Err((_, Errno::EINTR)) => {}
+                Err((_, Errno::EWOULDBLOCK)) => pause()?,
+                Err((_, errno)) => return Err(errno.into()),
             }
         };
         let mut length = self.file.metadata()?.len();
@@ -95,7 +98,7 @@ impl LineFile {
         if limit > 0 && length > 0 && length + lines.len() as u64 > limit {
             self.rotate()?;
             drop(lock);
-            return self.append(lines);
+            return self.append(lines, pause);
         }
         let written = self.file.write_all(lines).and_then(|()| self.file.sync_data());
         if let Err(error) = written {
@@ -171,6 +174,11 @@ mod tests {
 
     const RULES: Rules = Rules { rotate_bytes: 0, keep_files: 2, mode: 0o640 };
 
+    fn again() -> io::Result<()> {
+        std::thread::yield_now();
+        Ok(())
+    }
+
     fn read(path: &Path) -> String {
         fs::read_to_string(path).unwrap()
     }
@@ -184,7 +192,7 @@ mod tests {
             [("a\nb\nhal", "a\nb\n"), ("hal", ""), ("a\n", "a\n"), ("", ""), (&format!("a\n{long}"), "a\n")]
         {
             fs::write(&path, found).unwrap();
-            LineFile::open(&path, RULES).unwrap().append(b"new\n").unwrap();
+            LineFile::open(&path, RULES).unwrap().append(b"new\n", &mut again).unwrap();
             assert_eq!(read(&path), format!("{kept}new\n"), "{}", found.len());
         }
     }
@@ -195,7 +203,7 @@ mod tests {
         let path = directory.path().join("alerts");
         let mut file = LineFile::open(&path, Rules { rotate_bytes: 10, ..RULES }).unwrap();
         for line in ["1234567\n", "2\n", "3\n", "1234567890123\n", "5\n"] {
-            file.append(line.as_bytes()).unwrap();
+            file.append(line.as_bytes(), &mut again).unwrap();
         }
 
         let named = |name: &str| read(&directory.path().join(name));
@@ -234,16 +242,16 @@ mod tests {
         let path = directory.path().join("alerts");
         let moved = directory.path().join("moved");
         let mut file = LineFile::open(&path, RULES).unwrap();
-        file.append(b"1\n").unwrap();
+        file.append(b"1\n", &mut again).unwrap();
         fs::rename(&path, &moved).unwrap();
-        file.append(b"2\n").unwrap();
+        file.append(b"2\n", &mut again).unwrap();
         assert_eq!((read(&moved), read(&path)), ("1\n".to_owned(), "2\n".to_owned()));
 
         File::options().write(true).open(&path).unwrap().set_len(0).unwrap();
-        file.append(b"3\n").unwrap();
+        file.append(b"3\n", &mut again).unwrap();
         assert_eq!(read(&path), "3\n");
         fs::remove_file(&path).unwrap();
-        file.append(b"4\n").unwrap();
+        file.append(b"4\n", &mut again).unwrap();
         assert_eq!(read(&path), "4\n");
     }
 
@@ -257,7 +265,7 @@ mod tests {
             std::thread::spawn(move || {
                 let mut file = LineFile::open(&path, rules).unwrap();
                 for number in 0..200 {
-                    file.append(format!("{name}{number}\n").repeat(3).as_bytes()).unwrap();
+                    file.append(format!("{name}{number}\n").repeat(3).as_bytes(), &mut again).unwrap();
                 }
             })
         });
@@ -272,6 +280,26 @@ mod tests {
             text.ends_with('\n')
                 && text.lines().all(|line| line.len() >= 2 && line[1..].parse::<u32>().is_ok())
         );
+    }
+
+    #[test]
+    fn a_file_that_another_process_has_locked_is_not_waited_for_without_an_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("alerts");
+        let mut file = LineFile::open(&path, RULES).unwrap();
+        // The right to read it is enough.
+        let other = Flock::lock(File::open(&path).unwrap(), FlockArg::LockShared).unwrap();
+        let mut pauses = 0;
+
+        let refused = file.append(b"1\n", &mut || {
+            pauses += 1;
+            if pauses < 3 { Ok(()) } else { Err(io::ErrorKind::TimedOut.into()) }
+        });
+        assert_eq!((refused.unwrap_err().kind(), read(&path)), (io::ErrorKind::TimedOut, String::new()));
+
+        drop(other);
+        file.append(b"2\n", &mut again).unwrap();
+        assert_eq!((pauses, read(&path)), (3, "2\n".to_owned()));
     }
 
     #[test]

@@ -7,6 +7,8 @@ use serde_json::{Value, json};
 
 use crate::disk::Disk;
 use crate::harness::{Host, IMPATIENT, module, persistent, signal, wait_until};
+use crate::sinks::{low_alert, say, wait_sink};
+use crate::sinks_programs::writers;
 
 fn words(inside: &[String]) -> Vec<&str> {
     inside.iter().map(String::as_str).collect()
@@ -172,4 +174,40 @@ fn a_module_that_no_kill_ends_because_its_disk_hangs_is_a_condition_and_comes_ba
     host.wait_for("writes", |module| module["state"] == "running" && module["pid"] != first["pid"]);
     assert_eq!(host.condition("writes", "module-unkillable"), None);
     assert_eq!(agent.stop(), Some(0));
+}
+
+#[test]
+fn a_file_sink_on_a_hung_disk_has_one_writer_and_its_file_each_alert_once() {
+    let Some((host, disk)) = host_with_disk("sink") else { return };
+    let section = |timeout: &str| {
+        format!(
+            "[[sink]]\nname = \"file\"\nkind = \"file\"\npath = {:?}\ntimeout = \"{timeout}\"\n",
+            host.path("sink/alerts.jsonl")
+        )
+    };
+    host.configure(&IMPATIENT, &(persistent("says.py", &[]) + &section("1s")));
+    let inside = disk.inside();
+    let agent = host.start_by(&words(&inside));
+    say(&host, &[low_alert("before")]);
+    wait_sink(&host, "file", |sink| sink["sent"] == 1);
+
+    disk.freeze();
+    say(&host, &[low_alert("meanwhile")]);
+    let failed = wait_sink(&host, "file", |sink| sink["failures"]["timeout"].as_u64() >= Some(3));
+    let why = failed["last_error"].as_str().expect("it fails");
+    assert!(why.contains("of an earlier attempt does not end"), "{why}");
+    assert_eq!(writers(&host).len(), 1);
+    // Neither a test nor another configuration starts one more.
+    assert_eq!(host.vigie(&["sink", "test", "file"]).code, 1);
+    host.configure(&IMPATIENT, &(persistent("says.py", &[]) + &section("2s")));
+    assert_eq!(host.vigie(&["reload"]).code, 0);
+    wait_sink(&host, "file", |sink| sink["failures"]["timeout"].as_u64() >= Some(1));
+    assert_eq!(writers(&host).len(), 1);
+    disk.thaw();
+    wait_sink(&host, "file", |sink| sink["lag"] == 0 && sink["position"] == 2);
+
+    let text = disk.read("alerts.jsonl");
+    assert_eq!(text.lines().count(), 2, "{text}");
+    assert_eq!(agent.stop(), Some(0));
+    assert_eq!(writers(&host), [0; 0]);
 }

@@ -96,6 +96,8 @@ mod shutdown;
 #[cfg(test)]
 mod sinks;
 #[cfg(test)]
+mod sinks_programs;
+#[cfg(test)]
 mod sinks_refusing;
 #[cfg(test)]
 mod sinks_rsyslog;

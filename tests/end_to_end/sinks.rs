@@ -9,13 +9,13 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Host, Settings, persistent, python, wait_until};
+use crate::harness::{Host, Settings, persistent, wait_until};
 use crate::receivers::{Receiver, free_port, lines, status};
 
 /// A text that is hard to write in every format.
-const HARD: &str = "/srv/a \"b]' \\\\x0a\\\\xff=\\\\\\\\ é<&>\n\u{1b}";
+pub(crate) const HARD: &str = "/srv/a \"b]' \\\\x0a\\\\xff=\\\\\\\\ é<&>\n\u{1b}";
 
-fn hard_alert() -> String {
+pub(crate) fn hard_alert() -> String {
     json!({
         "severity": "critical", "alert": format!("{HARD} changed"), "event": "changed", "path": HARD, "kind": "file",
         "rule": "srv", "tags": ["web"], "time": "2026-11-28T16:59:59.5Z", "attributes": ["content"],
@@ -447,52 +447,6 @@ fn alerts_that_the_journal_deleted_before_they_were_sent_are_counted_and_told() 
     let (sent, missed) = (done["sent"].as_u64().unwrap(), done["missed"].as_u64().unwrap());
     assert!(missed > 0 && sent + missed == 100, "{done}");
     wait_until("the condition stands", || condition(&host, "hook", "sink-alerts-deleted"));
-}
-
-#[test]
-fn a_program_takes_alerts_and_what_it_did_not_acknowledge_comes_again_marked() {
-    let host = host_with("");
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/takes_alerts.py");
-    let section = |name: &str, mode: &str| {
-        let out = host.path(&format!("{name}.out")).display().to_string();
-        let mut command = vec![python().to_owned(), "-BS".to_owned(), script.to_owned(), out];
-        command.extend((!mode.is_empty()).then(|| mode.to_owned()));
-        format!(
-            "[[sink]]\nname = \"{name}\"\nkind = \"command\"\ntimeout = \"2s\"\ncommand = {}\n",
-            serde_json::to_string(&command).unwrap()
-        )
-    };
-    let sinks = section("takes", "")
-        + &section("mute", "never")
-        + "[[sink]]\nname = \"ends\"\nkind = \"command\"\ncommand = [\"/bin/false\"]\n"
-        + &format!(
-            "[[sink]]\nname = \"leaves\"\nkind = \"command\"\ncommand = [\"/bin/sh\", \"-c\", {:?}]\n",
-            format!("sleep 1000 >&2 & echo $! >> {}; exit 1", host.path("left").display())
-        );
-    host.configure(&Settings::default(), &format!("{}{sinks}", persistent("says.py", &[])));
-    let agent = host.start();
-    let mut texts: Vec<String> = (0..300).map(|number| low_alert(&number.to_string())).collect();
-    texts.push(hard_alert());
-    texts.push(low_alert(&"y".repeat(64 << 10)));
-    say(&host, &texts);
-
-    wait_sink(&host, "takes", |sink| sink["sent"] == 302);
-    let taken: Vec<Value> =
-        lines(&host.path("takes.out")).iter().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let seqs: Vec<u64> = taken.iter().map(|line| line["seq"].as_u64().unwrap()).collect();
-    assert_eq!(seqs, (1..=302).collect::<Vec<u64>>());
-    assert_eq!(taken[300]["alert"]["alert"]["path"], HARD);
-    wait_sink(&host, "mute", |sink| sink["failures"]["timeout"].as_u64() >= Some(1) && sink["sent"] == 0);
-    wait_sink(&host, "ends", |sink| sink["failures"]["exited"].as_u64() >= Some(1) && sink["sent"] == 0);
-    // What a program leaves behind ends with it, also when the program ended by itself.
-    wait_sink(&host, "leaves", |sink| sink["failures"]["exited"].as_u64() >= Some(1));
-    let first = lines(&host.path("left")).first().unwrap().clone();
-    wait_until("what it left is gone", || {
-        let is_there = std::fs::read_to_string(format!("/proc/{first}/stat"))
-            .is_ok_and(|stat| stat.contains("(sleep) S"));
-        (!is_there).then_some(())
-    });
-    agent.stop();
 }
 
 #[test]

@@ -1,0 +1,110 @@
+//! Sinks that are processes: what they write, what they leave behind, and files that others hold.
+
+use std::fs;
+
+use nix::fcntl::{Flock, FlockArg};
+use serde_json::Value;
+
+use crate::harness::{Host, Settings, persistent, python, wait_until};
+use crate::receivers::lines;
+use crate::sinks::{HARD, hard_alert, host_with, low_alert, say, wait_sink};
+
+/// The processes that write files of sinks of this host.
+pub(crate) fn writers(host: &Host) -> Vec<i32> {
+    let below = host.path("").display().to_string();
+    let pids = fs::read_dir("/proc").expect("there is /proc").flatten();
+    pids.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+        .filter(|pid| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let words: Vec<_> = line.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect();
+            words.get(1).is_some_and(|word| word == "write-sink") && words[2].starts_with(&below)
+        })
+        .collect()
+}
+
+#[test]
+fn a_program_takes_alerts_and_what_it_did_not_acknowledge_comes_again_marked() {
+    let host = host_with("");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/takes_alerts.py");
+    let section = |name: &str, mode: &str| {
+        let out = host.path(&format!("{name}.out")).display().to_string();
+        let mut command = vec![python().to_owned(), "-BS".to_owned(), script.to_owned(), out];
+        command.extend((!mode.is_empty()).then(|| mode.to_owned()));
+        format!(
+            "[[sink]]\nname = \"{name}\"\nkind = \"command\"\ntimeout = \"2s\"\ncommand = {}\n",
+            serde_json::to_string(&command).unwrap()
+        )
+    };
+    let sinks = section("takes", "")
+        + &section("mute", "never")
+        + "[[sink]]\nname = \"ends\"\nkind = \"command\"\ncommand = [\"/bin/false\"]\n"
+        + &format!(
+            "[[sink]]\nname = \"leaves\"\nkind = \"command\"\ncommand = [\"/bin/sh\", \"-c\", {:?}]\n",
+            format!("setsid sleep 1000 >&2 & echo $! >> {}; exit 1", host.path("left").display())
+        );
+    host.configure(&Settings::default(), &format!("{}{sinks}", persistent("says.py", &[])));
+    let agent = host.start();
+    let mut texts: Vec<String> = (0..300).map(|number| low_alert(&number.to_string())).collect();
+    texts.push(hard_alert());
+    texts.push(low_alert(&"y".repeat(64 << 10)));
+    say(&host, &texts);
+
+    wait_sink(&host, "takes", |sink| sink["sent"] == 302);
+    let taken: Vec<Value> =
+        lines(&host.path("takes.out")).iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let seqs: Vec<u64> = taken.iter().map(|line| line["seq"].as_u64().unwrap()).collect();
+    assert_eq!(seqs, (1..=302).collect::<Vec<u64>>());
+    assert_eq!(taken[300]["alert"]["alert"]["path"], HARD);
+    wait_sink(&host, "mute", |sink| sink["failures"]["timeout"].as_u64() >= Some(1) && sink["sent"] == 0);
+    wait_sink(&host, "ends", |sink| sink["failures"]["exited"].as_u64() >= Some(1) && sink["sent"] == 0);
+    // What a program leaves behind ends with it, in whatever session, also when the program ended by itself.
+    wait_sink(&host, "leaves", |sink| sink["failures"]["exited"].as_u64() >= Some(1));
+    let first = lines(&host.path("left")).first().unwrap().clone();
+    wait_until("what it left is gone", || {
+        let is_there =
+            fs::read_to_string(format!("/proc/{first}/stat")).is_ok_and(|stat| stat.contains("(sleep) S"));
+        (!is_there).then_some(())
+    });
+    agent.stop();
+}
+
+#[test]
+fn a_file_that_another_process_has_locked_costs_one_writer_and_holds_each_alert_once() {
+    let host = host_with("");
+    let path = host.path("alerts.jsonl");
+    let section = format!("[[sink]]\nname = \"file\"\nkind = \"file\"\npath = {path:?}\ntimeout = \"1s\"\n");
+    host.configure(&Settings::default(), &format!("{}{section}", persistent("says.py", &[])));
+    let agent = host.start();
+    say(&host, &[low_alert("before")]);
+    wait_sink(&host, "file", |sink| sink["sent"] == 1);
+
+    // Whoever may read the file may do this.
+    let reader = fs::File::open(&path).expect("the sink made it");
+    let lock = Flock::lock(reader, FlockArg::LockExclusive).expect("nobody has locked it");
+    say(&host, &[low_alert("meanwhile")]);
+    let failed = wait_sink(&host, "file", |sink| {
+        assert!(writers(&host).len() <= 1, "{:?}", writers(&host));
+        sink["failures"]["exited"].as_u64() >= Some(3)
+    });
+    let why = failed["last_error"].as_str().unwrap_or_default();
+    assert!(why.contains("another process has locked it"), "{why}");
+
+    // One waits for the lock, and goes with the agent however that ends.
+    wait_until("a writer waits", || (writers(&host).len() == 1).then_some(()));
+    assert_eq!(agent.stop(), Some(0));
+    wait_until("no writer is left after the stop", || writers(&host).is_empty().then_some(()));
+    let agent = host.start();
+    wait_until("a writer waits again", || (writers(&host).len() == 1).then_some(()));
+    agent.kill();
+    wait_until("no writer is left after the kill", || writers(&host).is_empty().then_some(()));
+    let _agent = host.start();
+    drop(lock);
+    wait_sink(&host, "file", |sink| sink["lag"] == 0 && sink["position"] == 2);
+
+    let written = lines(&path);
+    let texts: Vec<Value> = written
+        .iter()
+        .map(|line| serde_json::from_str::<Value>(line).expect("a whole line")["message"].take())
+        .collect();
+    assert_eq!(texts, ["before", "meanwhile"]);
+}
