@@ -3,10 +3,11 @@
 //!
 //! Started by the agent after everything that a status asks, told of changes by `ConfigLoader`. It knows nothing
 //! itself: each answer is a status of that moment, written by the crate `vigie_metrics`. A scraper that sends garbage,
-//! nothing, or takes nothing costs its own connection; beyond `MAX_SCRAPERS` the next ones wait. What it cannot do is
-//! the condition `metrics-unavailable`; the agent runs on.
+//! nothing, or takes nothing costs its own connection. When all places of a listener are taken, the one that has been
+//! connected longest without having asked gives way to the next. What the server cannot do is the condition
+//! `metrics-unavailable`; the agent runs on.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -24,7 +25,7 @@ use slog::{Logger, info, o, warn};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::process::Command;
-use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
 use vigie_config::model::{LoadedConfig, MetricsSection};
 use vigie_metrics::{Form, http};
 use vigie_protocol::catalogue::AgentCondition;
@@ -44,8 +45,12 @@ pub const WRITER_COMMAND: &str = "write-metrics";
 /// Messages in the mailbox before a sender waits.
 const MAILBOX_CAPACITY: usize = 4;
 
-/// Scrapers that are answered at a time: two Prometheus servers and two people.
-const MAX_SCRAPERS: usize = 4;
+/// Scrapers that are connected to one listener at a time.
+const MAX_SCRAPERS: usize = 16;
+
+/// Pause after a scraper gave way. Any user of this host may connect to the TCP address as often as he likes: whoever
+/// asks at once has as many of these pauses as there are places, before it would be his turn.
+const GIVEN_WAY_PAUSE: Duration = Duration::from_millis(1);
 
 /// Time that a scraper has to ask, and again to take its answer. Prometheus itself gives up after 10 s.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -125,8 +130,7 @@ impl MetricsServer {
     }
 
     fn serving(&self, on_loopback: bool) -> Serving {
-        let scrapers = Arc::new(Semaphore::new(MAX_SCRAPERS));
-        Serving { asked: self.asked.clone(), scrapers, on_loopback, log: self.log.clone() }
+        Serving { asked: self.asked.clone(), on_loopback, log: self.log.clone() }
     }
 
     fn serve_socket(&mut self, ctx: &mut Context<Self>) {
@@ -211,35 +215,46 @@ impl Handler<CloseMetrics> for MetricsServer {
 #[derive(Clone)]
 struct Serving {
     asked: Asked,
-    /// Places: any user of this host can take those of the TCP address, and none of the socket's.
-    scrapers: Arc<Semaphore>,
     on_loopback: bool,
     log: Logger,
 }
 
+/// A connected scraper; they are kept in the order in which they came.
+struct Scraper {
+    answering: AbortHandle,
+    /// Whether it has sent a whole request.
+    has_asked: Rc<Cell<bool>>,
+}
+
 impl Serving {
-    /// Answers scrapers for ever, each in a task of its own. Who finds no place waits in the kernel's queue.
+    /// Answers scrapers for ever, each in a task of its own.
     async fn accept<S, F>(self, accept: impl Fn() -> F)
     where
         S: AsyncRead + AsyncWrite + Unpin + 'static,
         F: Future<Output = io::Result<S>>,
     {
-        while let Ok(place) = self.scrapers.clone().acquire_owned().await {
-            match accept().await {
-                Ok(stream) => {
-                    let me = self.clone();
-                    actix_rt::spawn(async move {
-                        me.answer(stream).await;
-                        drop(place);
-                    });
-                }
-                Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+        let mut scrapers: Vec<Scraper> = Vec::new();
+        loop {
+            let Ok(stream) = accept().await else {
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            };
+            scrapers.retain(|scraper| !scraper.answering.is_finished());
+            if scrapers.len() >= MAX_SCRAPERS {
+                let silent = scrapers.iter().position(|scraper| !scraper.has_asked.get());
+                scrapers.remove(silent.unwrap_or(0)).answering.abort();
+                tokio::time::sleep(GIVEN_WAY_PAUSE).await;
             }
+            let (me, has_asked) = (self.clone(), Rc::new(Cell::new(false)));
+            let asked = has_asked.clone();
+            let answering = actix_rt::spawn(async move { me.answer(stream, &asked).await }).abort_handle();
+            scrapers.push(Scraper { answering, has_asked });
         }
     }
 
-    async fn answer(&self, mut stream: impl AsyncRead + AsyncWrite + Unpin) {
+    async fn answer(&self, mut stream: impl AsyncRead + AsyncWrite + Unpin, has_asked: &Cell<bool>) {
         let Ok(Some(head)) = tokio::time::timeout(PATIENCE, read_head(&mut stream)).await else { return };
+        has_asked.set(true);
         let response = match http::read(&head, self.on_loopback) {
             Ok(wanted) => match self.asked.status().await {
                 Some(status) => http::page(wanted, &vigie_metrics::render(&status, wanted.form)),

@@ -1,8 +1,10 @@
 //! Metrics of a running agent: its socket, loopback HTTP, the file, and clients that misbehave.
 
+use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use crate::harness::{Host, Settings, persistent, wait_until};
 
@@ -86,18 +88,59 @@ fn the_socket_shows_the_status_in_the_format_that_is_asked_for() {
     assert!(ran.code == 0 && ran.out.contains("vigie_build_info{version="), "{ran:?}");
 }
 
+/// Asks over loopback, and waits 5 s at most.
+fn scrape_soon(port: u16) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    stream.write_all(format!("{REQUEST}\r\n").as_bytes())?;
+    let mut page = String::new();
+    stream.read_to_string(&mut page)?;
+    Ok(page)
+}
+
 #[test]
-fn silent_scrapers_take_their_own_places_only() {
+fn scrapers_that_do_not_ask_keep_nobody_waiting_however_many_keep_coming() {
     let port = free_port();
     let host = Host::new(&Settings::default(), &format!("[metrics]\nlisten = \"127.0.0.1:{port}\"\n"));
-    let _agent = host.start();
+    let agent = host.start();
     let connect = || TcpStream::connect(("127.0.0.1", port)).ok();
     wait_until("the port is served", connect);
+    let is_over = std::sync::atomic::AtomicBool::new(false);
 
-    let _silent: Vec<TcpStream> = (0..8).filter_map(|_| connect()).collect();
+    std::thread::scope(|scope| {
+        // Each of these users has as many connections as the agent has places, and makes a new one for each that is
+        // closed.
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let begin = || {
+                    let mut stream = connect().expect("somebody listens");
+                    stream.set_read_timeout(Some(Duration::from_millis(1))).expect("not zero");
+                    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: loc").ok();
+                    stream
+                };
+                let mut slow: Vec<TcpStream> = (0..20).map(|_| begin()).collect();
+                while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                    for stream in &mut slow {
+                        let waits = |error: &std::io::Error| error.kind() == std::io::ErrorKind::WouldBlock;
+                        if !stream.read_exact(&mut [0]).is_err_and(|error| waits(&error)) {
+                            *stream = begin();
+                        }
+                    }
+                }
+            });
+        }
+        let pages: Vec<std::io::Result<String>> = (0..10).map(|_| scrape_soon(port)).collect();
+        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+        for page in pages {
+            assert!(page.as_ref().is_ok_and(|page| page.contains("vigie_health")), "{page:?}");
+        }
+    });
+
+    // Those of the socket are others.
+    let _silent: Vec<TcpStream> = (0..40).filter_map(|_| connect()).collect();
     let page = scrape(&host, "");
-
     assert!(page.contains("vigie_health"), "{page}");
+    assert_eq!(agent.stop(), Some(0));
 }
 
 #[test]
