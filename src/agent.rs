@@ -9,11 +9,12 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use actix::{Actor, Addr};
 use clap::Args;
+use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Group;
@@ -62,6 +63,9 @@ pub(crate) const OWN_PROGRAM: &str = "/proc/self/exe";
 
 /// Open files that the agent would like to be allowed: clients, pipes and queries at their default limits.
 const WANTED_OPEN_FILES: u64 = 65_536;
+
+/// Longest that the start waits for a file system without a word.
+const SILENCE: Duration = Duration::from_secs(2);
 
 /// Longest wait for the configuration that the service manager is told of.
 const STATUS_PATIENCE: Duration = Duration::from_secs(1);
@@ -141,6 +145,10 @@ fn prepare(args: &AgentArgs, run_dir: Option<PathBuf>) -> Result<Prepared, Failu
             Failure::new(Exit::Config, "the configuration is invalid; the agent does not start", hint)
         })?;
     let agent = config.agent.agent.clone();
+    if !Path::new("/proc/self").exists() {
+        let hint = "mount it: `mount -t proc proc /proc`";
+        return Err(Failure::new(Exit::Unavailable, "/proc is not mounted; the agent cannot work", hint));
+    }
     let run_lock = LockedDirectory::lock(&agent.run_dir, 0o700).map_err(|error| directory_failure(&error))?;
     if let Some(name) = &agent.operators_group {
         let group = operators(name)?;
@@ -153,8 +161,8 @@ fn prepare(args: &AgentArgs, run_dir: Option<PathBuf>) -> Result<Prepared, Failu
         })?;
     }
     // Modules of other users pass through to their own directory.
-    let state_lock =
-        LockedDirectory::lock(&agent.state_dir, 0o711).map_err(|error| directory_failure(&error))?;
+    let state_lock = not_silently(&agent.state_dir, || LockedDirectory::lock(&agent.state_dir, 0o711))
+        .map_err(|error| directory_failure(&error))?;
     confirmed::restore(&mut config);
     let limit_stays_low = allow_open_files();
     reserve_descriptors(&config)?;
@@ -164,7 +172,10 @@ fn prepare(args: &AgentArgs, run_dir: Option<PathBuf>) -> Result<Prepared, Failu
             let hint = "raise the limits of tasks and of open files";
             Failure::new(Exit::Unavailable, ErrorChain(&error).to_string(), hint)
         }
-        _ => Failure::new(Exit::Config, ErrorChain(&error).to_string(), "see [logging] in the configuration"),
+        _ => {
+            let hint = disk_hint(&error).unwrap_or("see [logging] in the configuration");
+            Failure::new(Exit::Config, ErrorChain(&error).to_string(), hint)
+        }
     })?;
     let log = agent_log.logger();
     if let Some(limit) = limit_stays_low {
@@ -234,10 +245,41 @@ fn directory_failure(error: &DirectoryError) -> Failure {
         DirectoryError::Unusable { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
             Failure::new(Exit::Permission, message, "run the agent as root, or configure other directories")
         }
-        DirectoryError::Unusable { .. } | DirectoryError::Foreign { .. } => {
-            Failure::new(Exit::Config, message, "set agent.run_dir and agent.state_dir")
-        }
+        DirectoryError::Unusable { .. } | DirectoryError::Foreign { .. } => match disk_hint(error) {
+            Some(hint) => Failure::new(Exit::Unavailable, message, hint),
+            None => Failure::new(Exit::Config, message, "set agent.run_dir and agent.state_dir"),
+        },
     }
+}
+
+/// What to do about a file system that takes nothing, if that is behind the error.
+fn disk_hint(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    let code = causes.find_map(|cause| cause.downcast_ref::<std::io::Error>()?.raw_os_error())?;
+    match Errno::from_raw(code) {
+        Errno::EROFS => Some("the file system is read-only; repair or remount it"),
+        Errno::ENOSPC => Some("the file system is full; free space or inodes on it"),
+        Errno::EDQUOT => Some("the quota of the file system is used up; free space, or raise it"),
+        _ => None,
+    }
+}
+
+/// Does what a file system that does not respond holds up, and reports that on standard error when it takes long: there
+/// is no socket yet that could show it, and perhaps no log.
+fn not_silently<T>(directory: &Path, work: impl FnOnce() -> T) -> T {
+    let (done, waiting) = mpsc::channel::<()>();
+    let text = format!("the file system of {directory:?} does not respond; the agent starts when it does");
+    let reporting = std::thread::Builder::new().spawn(move || {
+        if waiting.recv_timeout(SILENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
+            print::problem(&text);
+        }
+    });
+    let result = work();
+    drop(done);
+    if let Ok(reporting) = reporting {
+        reporting.join().ok();
+    }
+    result
 }
 
 fn start(prepared: Prepared, waiting: SigSet) -> Result<(), Failure> {
@@ -272,7 +314,12 @@ fn reserve_descriptors(config: &LoadedConfig) -> Result<(), Failure> {
     let modules = config.modules.iter().filter(|spec| runs(spec)).count();
     descriptors::clients_within(descriptors::limit(), modules).map_err(|error| unusable(&error))?;
     descriptors::hold_reserve().map_err(|error| {
-        Failure::new(Exit::Unavailable, format!("cannot reserve descriptors for modules: {error}"), hint)
+        let (what, hint) = if descriptors::is_shortage(&error) {
+            ("cannot reserve descriptors for modules", hint)
+        } else {
+            ("cannot open /dev/null", "create it: `mknod -m 666 /dev/null c 1 3`, or mount /dev")
+        };
+        Failure::new(Exit::Unavailable, format!("{what}: {error}"), hint)
     })
 }
 
@@ -315,7 +362,8 @@ async fn serve(prepared: &Prepared, waiting: SigSet) -> Result<(), Failure> {
     let mut hang_up = signal(SignalKind::hangup()).map_err(internal)?;
     waiting.thread_unblock().ok();
 
-    let running = start_actors(prepared)?;
+    let containment = Containment::prepare(&prepared.config.agent.agent.run_dir);
+    let running = start_actors(prepared, containment.clone()).inspect_err(|_| containment.remove())?;
     let log = &prepared.log;
     let notifier = Rc::new(Notifier::from_environment());
     notifier.ready(&status_of(&prepared.config));
@@ -382,7 +430,7 @@ async fn tell_ready(loader: &Addr<ConfigLoader>, notifier: &Notifier, prepared: 
     notifier.ready(&status_of(&config));
 }
 
-fn start_actors(prepared: &Prepared) -> Result<Running, Failure> {
+fn start_actors(prepared: &Prepared, containment: Containment) -> Result<Running, Failure> {
     let Prepared { options, config, agent_log, log, .. } = prepared;
     let agent = &config.agent.agent;
     let started_at = jiff::Timestamp::now().to_string();
@@ -391,7 +439,6 @@ fn start_actors(prepared: &Prepared) -> Result<Running, Failure> {
 
     let conditions = Conditions::new(log).start();
     let reporter = Reporter::agent(conditions.clone());
-    let containment = Containment::prepare(&agent.run_dir);
     let vigie = PathBuf::from(OWN_PROGRAM);
     let guard = GuardLink::start(vigie.clone(), containment.roots(), log.clone());
     let spawner = Rc::new(ProcessSpawner {
@@ -402,13 +449,17 @@ fn start_actors(prepared: &Prepared) -> Result<Running, Failure> {
         guard: guard.clone(),
     });
 
-    let unusable = |error: &dyn std::error::Error, hint: &str| {
+    let unusable = |error: &(dyn std::error::Error + 'static), hint: &str| {
+        let hint = disk_hint(error).unwrap_or(hint);
         Failure::new(Exit::Unavailable, ErrorChain(error).to_string(), hint)
     };
-    remote::install(Path::new(OWN_PROGRAM), &agent.state_dir.join("agent.lock"))
-        .map_err(|error| unusable(&error, "a separate process writes the agent's files"))?;
-    let mut journal = AlertJournal::open(&agent.state_dir, config.agent.journal, log)
-        .map_err(|error| unusable(&error, "see agent.state_dir in the configuration"))?;
+    remote::install(Path::new(OWN_PROGRAM), &agent.state_dir.join("agent.lock")).map_err(|error| {
+        let message = format!("cannot start the process that writes the agent's files: {error}");
+        Failure::new(Exit::Unavailable, message, "raise the limits of tasks and of open files")
+    })?;
+    let opened =
+        not_silently(&agent.state_dir, || AlertJournal::open(&agent.state_dir, config.agent.journal, log));
+    let mut journal = opened.map_err(|error| unusable(&error, "see agent.state_dir in the configuration"))?;
     let sent_through = fleet_link::sent_through(config, journal.directory());
     journal.set_sent_through(sent_through);
     let journal = journal.start();

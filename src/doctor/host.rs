@@ -9,12 +9,17 @@ use super::{Check, Outcome, Patient, Verdict, fine, note, trouble, unknown};
 use crate::print::size;
 
 pub(super) const CHECKS: &[Check] = &[
-    Check { id: "host.kernel", title: "version of the kernel", docs: "docs/doctor.md#host", run: kernel },
+    Check {
+        id: "host.kernel",
+        title: "version of the kernel",
+        docs: "docs/doctor.md#host",
+        run: |patient| with_proc(patient, kernel),
+    },
     Check {
         id: "host.fanotify",
         title: "watching whole file systems",
         docs: "docs/fswatch.md",
-        run: fanotify,
+        run: |patient| with_proc(patient, fanotify),
     },
     Check {
         id: "host.btf",
@@ -26,18 +31,28 @@ pub(super) const CHECKS: &[Check] = &[
         id: "host.cgroups",
         title: "cgroups that hold modules",
         docs: "docs/doctor.md#host",
-        run: cgroups,
+        run: |patient| with_proc(patient, cgroups),
     },
     Check {
         id: "host.capabilities",
         title: "capabilities of the agent",
         docs: "docs/unit.md",
-        run: capabilities,
+        run: |patient| with_proc(patient, capabilities),
     },
     Check { id: "host.clock", title: "synchronisation of the clock", docs: "docs/timedrift.md", run: clock },
     Check { id: "host.disk", title: "free space for state and log", docs: "docs/journal.md", run: disk },
-    Check { id: "host.memory", title: "free memory", docs: "docs/doctor.md#host", run: memory },
-    Check { id: "host.limits", title: "limits of open files and tasks", docs: "docs/unit.md", run: limits },
+    Check {
+        id: "host.memory",
+        title: "free memory",
+        docs: "docs/doctor.md#host",
+        run: |patient| with_proc(patient, memory),
+    },
+    Check {
+        id: "host.limits",
+        title: "limits of open files and tasks",
+        docs: "docs/unit.md",
+        run: |patient| with_proc(patient, limits),
+    },
 ];
 
 /// The oldest kernel on which every promise holds: names of both ends of a rename by fanotify(7).
@@ -45,6 +60,14 @@ const FULL: (u32, u32) = (5, 17);
 
 /// The oldest one on which the agent runs: fanotify with names of entries, pidfd_open(2).
 const LEAST: (u32, u32) = (5, 9);
+
+/// Looks where there is a `/proc`. What is missing in an empty one says nothing about the kernel or the user.
+fn with_proc(patient: &Patient, look: fn(&Patient) -> Vec<Outcome>) -> Vec<Outcome> {
+    match std::fs::read_dir(patient.path("/proc")).map(|mut entries| entries.next().is_some()) {
+        Ok(true) => look(patient),
+        _ => vec![unknown("/proc is not mounted", "mount /proc")],
+    }
+}
 
 fn kernel(patient: &Patient) -> Vec<Outcome> {
     let Some(release) = patient.text("/proc/sys/kernel/osrelease") else {
@@ -294,8 +317,16 @@ mod tests {
     }
 
     #[test]
+    fn a_host_without_proc_is_told_so_and_nothing_else() {
+        for id in ["kernel", "fanotify", "cgroups", "capabilities", "memory", "limits"] {
+            let found = Planted::new().without_agent().examined(&format!("host.{id}"));
+            assert_eq!(found, (Verdict::Unknown, "/proc is not mounted".to_owned()), "{id}");
+        }
+    }
+
+    #[test]
     fn a_kernel_without_fanotify_or_types_is_named() {
-        assert_eq!(Planted::new().examined("host.fanotify").0, Verdict::Warn);
+        assert_eq!(Planted::new().with("/proc/version", "x").examined("host.fanotify").0, Verdict::Warn);
         let with = Planted::new().with("/proc/sys/fs/fanotify/max_queued_events", "16384");
         let expected = if Group::new(Options::default()).is_ok() { Verdict::Ok } else { Verdict::Unknown };
         let found = with.examined("host.fanotify").0;
@@ -314,7 +345,8 @@ mod tests {
             Verdict::Warn
         );
         assert_eq!(host().without_agent().examined("host.cgroups").0, Verdict::Ok);
-        assert_eq!(Planted::new().without_agent().examined("host.cgroups").0, Verdict::Warn);
+        let without = Planted::new().with("/proc/version", "x").without_agent();
+        assert_eq!(without.examined("host.cgroups").0, Verdict::Warn);
     }
 
     #[test]

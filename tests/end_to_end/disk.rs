@@ -79,7 +79,7 @@ impl Disk {
     }
 
     /// Whether a command succeeds where the disk is; its last argument is the disk's directory.
-    fn run(&self, command: &[&str]) -> bool {
+    pub(crate) fn run(&self, command: &[&str]) -> bool {
         let inside = self.inside();
         let ran = Command::new(&inside[0]).args(&inside[1..]).args(command).arg(&self.directory).status();
         ran.expect("nsenter runs").success()

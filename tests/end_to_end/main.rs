@@ -102,6 +102,8 @@ mod sinks_refusing;
 #[cfg(test)]
 mod sinks_rsyslog;
 #[cfg(test)]
+mod starts;
+#[cfg(test)]
 mod supervision;
 #[cfg(test)]
 mod taps;
