@@ -136,10 +136,14 @@ fn what_is_left_of_a_thinned_batch_cannot_be_changed_unnoticed() {
 
     let verification = verify(directory.path(), None).unwrap();
 
-    // No link says it: what followed is gone.
-    assert_eq!(verification.broken, 1, "{verification:?}");
+    // What followed is gone, but its note says what it followed.
+    assert_eq!(verification.broken, 2, "{verification:?}");
     assert!(
-        verification.problems[0].contains("batch that ends with alert 3 was changed"),
+        verification.problems[0].contains("alerts 3 to 3 were deleted does not follow"),
+        "{verification:?}"
+    );
+    assert!(
+        verification.problems[1].contains("batch that ends with alert 3 was changed"),
         "{verification:?}"
     );
 }

@@ -278,7 +278,7 @@ impl Verifying {
                 }
                 Line::Commit(commit) if commit.commit <= self.skip => {}
                 Line::Commit(commit) => self.commit(&commit),
-                Line::Deleted(deleted) => self.deleted(&deleted),
+                Line::Deleted(deleted) => self.deleted(&deleted, seal.map(|seal| seal.previous)),
                 Line::Closed(closed) => self.closed = self.closed.max(closed.closed),
             }
             self.is_first = false;
@@ -371,7 +371,7 @@ impl Verifying {
         (self.last, self.link) = (seq, seal.map(|(_, checksum)| checksum));
     }
 
-    fn deleted(&mut self, deleted: &Deleted) {
+    fn deleted(&mut self, deleted: &Deleted, previous: Option<u32>) {
         let (first, last) = deleted.deleted;
         if last <= self.last || first > last {
             return;
@@ -379,6 +379,14 @@ impl Verifying {
         self.settle_damage();
         if first > self.last + 1 {
             self.gap(self.last + 1, first - 1);
+        }
+        // In a segment that is read again a note can have grown meanwhile.
+        let is_overlap = first <= self.last && self.skip == 0;
+        // A note knows no record before it where retention knew none.
+        let is_other = |link| previous.is_some_and(|previous| previous != 0 && previous != link);
+        let follows = first == self.last + 1 && !self.batch.damaged;
+        if is_overlap || follows && self.link.is_some_and(is_other) {
+            self.broken(format_args!("the note that alerts {first} to {last} were deleted does not follow"));
         }
         (self.last, self.link) = (last, deleted.link);
         match deleted.head {
