@@ -57,8 +57,9 @@ impl Scan<'_> {
             let mut same = Vec::new();
             let Some(include) = rule.includes.get(lead.form) else { continue };
             if matches!(include.syntax, Syntax::Source) && opened.explained.origin.is_explained() {
-                // What a package brought reads what is looked at anyway, such as all of /etc/profile.d.
-                lead.names.retain(|name| !is_variable(name));
+                // What a package brought reads what is looked at anyway, such as all of /etc/profile.d; relative names
+                // in it are mostly texts.
+                lead.names.retain(|name| name.starts_with(['/', '~', '$']) && !is_variable(name));
             }
             let what = place(file, &lead);
             for entry in self.named(file, include.base, &lead, &what) {

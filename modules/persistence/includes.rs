@@ -1,5 +1,6 @@
 //! Lines of configuration that name further files. Pure: text in, names out.
 
+use std::collections::HashSet;
 use std::sync::LazyLock;
 
 use regex::Regex;
@@ -100,8 +101,7 @@ pub(crate) fn leads(forms: &[Include], content: &[u8]) -> Vec<Lead> {
             Syntax::Key(section, key) => keys(content, section, key, push),
             Syntax::Call => calls(content, push),
             Syntax::Source => {
-                let is_comment = |text: &str| text.trim_start().starts_with('#');
-                for line in lines::lines(content, true).filter(|line| !is_comment(&line.text)) {
+                for line in lines::lines(content, true) {
                     sourced(&line.text, &mut |name| push(line.number, vec![name]));
                 }
             }
@@ -121,36 +121,85 @@ fn after(text: &str, words: &str) -> Vec<String> {
     if fits { names(text, &all[keywords..]) } else { Vec::new() }
 }
 
-/// The files that a line of a shell's script reads as parts of it.
+/// How a line is read that may stand in quotes which other lines opened: in a text of several lines, or in a here-document
+/// with an apostrophe. Which it is, is not known for sure, so lines are read in all these ways.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Quotes {
+    Closed,
+    Open(char),
+    /// What is in quotes may be commands: `eval '. NAME'`, `"$(. NAME)"`.
+    AroundCommands,
+}
+
+/// The files that a line of a shell's script reads as parts of it; perhaps more of them, and not fewer.
 fn sourced(text: &str, push: &mut dyn FnMut(String)) {
+    let is_comment = text.trim_start().starts_with('#');
+    let ways = [Quotes::Closed, Quotes::Open('"'), Quotes::Open('\''), Quotes::AroundCommands];
+    let mut seen = HashSet::new();
+    for quotes in ways {
+        let (is_wanted, is_prose) = match quotes {
+            Quotes::Closed => (!is_comment, false),
+            Quotes::Open(mark) => (text.contains(mark), is_comment),
+            Quotes::AroundCommands => (!is_comment && text.contains(['"', '\'']), true),
+        };
+        // Of what may be no command at all, only what looks like a path is taken.
+        let mut once = |name: String| {
+            if (!is_prose || name.starts_with(['/', '~', '$', '`'])) && seen.insert(name.clone()) {
+                push(name);
+            }
+        };
+        if is_wanted {
+            sourced_within(text, quotes, &mut once);
+        }
+    }
+}
+
+fn sourced_within(text: &str, quotes: Quotes, push: &mut dyn FnMut(String)) {
     const BEFORE_COMMANDS: [&str; 17] = [
         "!", "{", "if", "then", "elif", "else", "while", "until", "do", "time", "builtin", "command",
         "begin", "and", "or", "not", "eval",
     ];
-    // Whether the next word is a command, or the name of a file.
-    let (mut begins, mut is_named) = (true, false);
-    let mut word: Option<String> = None;
-    let mut quote: Option<char> = None;
+    let is_of_name = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
+    let is_descriptor = |word: &str| {
+        let in_braces = word.strip_prefix('{').is_some_and(|rest| rest.ends_with('}'));
+        in_braces || word.chars().all(|letter| letter.is_ascii_digit())
+    };
+    let has_quotes = quotes != Quotes::AroundCommands;
+    // Whether the next word is a command, the name of a file, or where something is redirected to.
+    let (mut begins, mut is_named, mut is_target) = (true, false, false);
+    let mut quote = if let Quotes::Open(mark) = quotes { Some(mark) } else { None };
+    // What was quoted before this line may be the value of a variable, and then a command follows.
+    let mut word = quote.map(|_| "=".to_owned());
+    // Whether a backslash stands for itself: in `'…'`, but not in `$'…'`.
+    let mut is_literal = quote == Some('\'');
     let mut letters = text.chars().chain([';']);
     while let Some(letter) = letters.next() {
-        let is_operator = matches!(letter, ';' | '&' | '|' | '(' | ')' | '`' | '<' | '>');
+        let redirects = matches!(letter, '<' | '>');
+        let is_operator = redirects
+            || matches!(letter, ';' | '&' | '|' | '(' | ')' | '`')
+            || (!has_quotes && matches!(letter, '"' | '\''));
+        let follows_dollar = word.as_deref().is_some_and(|word| word.ends_with('$'));
         match (quote, letter) {
             (Some(mark), _) if letter == mark => {
-                quote = None;
-                word.get_or_insert_default().extend((mark == ')').then_some(mark));
+                (quote, is_literal) = (None, false);
+                word.get_or_insert_default().extend(matches!(mark, ')' | '`').then_some(mark));
             }
-            (None, '"' | '\'') => {
-                quote = Some(letter);
+            (None, '"' | '\'') if has_quotes => {
+                (quote, is_literal) = (Some(letter), letter == '\'' && !follows_dollar);
                 word.get_or_insert_default();
             }
-            (None, '#') if word.is_none() => break,
-            (None, '(') if word.as_deref().is_some_and(|word| word.ends_with('$')) => {
+            (None, '#') if word.is_none() && has_quotes => break,
+            (None, '(' | '`') if is_named && (letter == '`' || follows_dollar) => {
                 // A command in the name: what it is, is not known.
                 word.get_or_insert_default().push(letter);
-                quote = Some(')');
+                quote = Some(if letter == '`' { '`' } else { ')' });
             }
+            (None, '&' | '|') if is_target && word.is_none() => {}
             (None, _) if letter.is_whitespace() || is_operator => {
                 match word.take() {
+                    // The number of a descriptor, or the variable that gets it.
+                    Some(word) if redirects && is_descriptor(&word) => {}
+                    Some(_) if is_target => is_target = false,
                     Some(option) if is_named && option.starts_with('-') => {}
                     Some(name) if is_named => {
                         push(name);
@@ -158,23 +207,28 @@ fn sourced(text: &str, push: &mut dyn FnMut(String)) {
                     }
                     Some(word) if begins => {
                         is_named = matches!(&*word, "." | "source");
-                        let is_assignment = word.split_once('=').is_some_and(|(name, _)| {
-                            name.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_')
-                        });
+                        let is_assignment =
+                            word.split_once('=').is_some_and(|(name, _)| name.chars().all(is_of_name));
                         begins = is_assignment || BEFORE_COMMANDS.contains(&&*word);
                     }
                     _ => {}
                 }
-                if is_operator {
-                    (begins, is_named) = (!matches!(letter, '<' | '>'), false);
+                if redirects {
+                    is_target = true;
+                } else if is_operator {
+                    (begins, is_named, is_target) = (true, false, false);
                 }
             }
             _ => {
-                let keeps = letter == '\\' && quote != Some('\'');
-                let letter = if keeps { letters.next().unwrap_or(letter) } else { letter };
+                let escapes = letter == '\\' && !is_literal;
+                let letter = if escapes { letters.next().unwrap_or(letter) } else { letter };
                 word.get_or_insert_default().push(letter);
             }
         }
+    }
+    if let Some(begun) = word.filter(|_| is_named && quote.is_some()) {
+        // The name goes on in the next line.
+        push(format!("{}$", begun.trim_end_matches(';')));
     }
 }
 
@@ -447,6 +501,24 @@ mod tests {
         assert_eq!(found(". $(brew --prefix)/x /arg; . <(curl y)\n"), ["$(brew --prefix)/x"]);
         assert_eq!(found("# . /no\necho . /no source /no; x=. /no; ./no; sourced /no\n"), [""; 0]);
         assert_eq!(found("x && \\\n . /joined\n"), ["/joined"]);
+        for hidden in [
+            "x='\n'; . /e\n",
+            "x=\"\n\" . /e\n",
+            "x='\n#'; . /e\n",
+            "cat <<E\nit's\nE\nx='\n'; . /e\n",
+            "x=$'\\''; . /e\n",
+            "2>/dev/null . /e\n",
+            ">&2 . /e\n",
+            "&>/dev/null . 3<x /e\n",
+            "source>x /e\n",
+            "x=$(. /e)\n",
+            "x=\"# $(. /e)\"\n",
+            "PROMPT_COMMAND='. /e'\n",
+        ] {
+            assert_eq!(found(hidden), ["/e"], "{hidden}");
+        }
+        assert_eq!(found(". `echo /e`\n. \"/a\nb\"\n"), ["`echo /e`", "/a$"]);
+        assert_eq!(found("# don't source this\nx > . /no\necho \"source no\" 'a'\n"), [""; 0]);
         assert_eq!(found(&format!(": {}; . /far\n", "x".repeat(10_000))), ["/far"]);
     }
 
