@@ -261,6 +261,15 @@ impl<'a> Answers<'a> {
         }
     }
 
+    /// Takes a message that came live. What an agent that may have no memory of its answer says is left to the next
+    /// fetch, which reads older messages first: the answer before it holds, and what comes live can have gaps.
+    pub(crate) fn take_live(&mut self, action: &ActionId, subject: &str, payload: &[u8], now: i64) -> Came {
+        if collect::is_of_restored_state(payload) {
+            return Came::Nothing;
+        }
+        self.take(action, subject, payload, now)
+    }
+
     /// Whether an agent was online when the inventory was read.
     pub(crate) fn is_online(&self, agent: &AgentId) -> bool {
         let joined = self.joined.agents.get(agent).or_else(|| self.inventory.agents.get(agent));
@@ -335,7 +344,11 @@ impl<'a> Answers<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use vigie_fleet::agent_key::AgentKey;
     use vigie_fleet::answer::OperationAnswer;
+    use vigie_fleet::enrolment::Enrolment;
+    use vigie_fleet::policy::Policy;
+    use vigie_fleet::signature::SigningKey;
 
     fn answer(status: AnswerStatus, results: &[Option<&str>]) -> Answer {
         let operations = results
@@ -370,5 +383,51 @@ mod tests {
         assert_eq!(kind(&[Some(stopped)]), Kind::Found);
         assert_eq!(Kind::of(&answer(AnswerStatus::Refused, &[])), Kind::Refused);
         assert_eq!(Kind::of(&answer(AnswerStatus::Interrupted, &[])), Kind::Failed);
+    }
+
+    /// The broker has all of its answer; live, a part of that was lost, and the agent came back with an older state.
+    #[test]
+    fn a_whole_answer_at_the_broker_counts_whatever_a_restored_agent_says_live() {
+        let root = SigningKey::from_seed(&[1; 32]).public_key().clone();
+        let policy =
+            serde_json::json!({"v": 1, "org": "o", "version": 1, "roots": {"keys": [root], "threshold": 1}});
+        let policy = Policy::parse_unsigned(&policy.to_string(), "o").unwrap();
+        let (agent, key): (AgentId, _) = ("web-1".parse().unwrap(), AgentKey::generate());
+        let enrolment: Enrolment = serde_json::from_value(serde_json::json!({
+            "v": 1, "org": "o", "agent": agent, "key": key.public_key().text(), "issued": 0,
+        }))
+        .unwrap();
+        let inventory = Inventory::of(policy, [enrolment]);
+        let id = ActionId::from_random([7; 16]);
+        let messages = |answer: &Answer| -> Vec<Vec<u8>> {
+            let parts = collect::cut(&id, &agent, &serde_json::to_string(answer).unwrap());
+            let text = |part| serde_json::to_string(part).unwrap();
+            let sealed = |part| key.seal(Purpose::Answer, text(part)).unwrap();
+            parts.iter().map(|part| serde_json::to_vec(&sealed(part)).unwrap()).collect()
+        };
+        let long = format!(r#"{{"foundanything":true,"success":true,"elements":"{}"}}"#, "x".repeat(700_000));
+        let whole = messages(&answer(AnswerStatus::Ok, &[Some(&long)]));
+        let interrupted = messages(&answer(AnswerStatus::Interrupted, &[])).remove(0);
+        let subject = subjects::answer(&id, &agent);
+
+        for lost in 0..=whole.len() {
+            let mut answers = Answers::new(&inventory);
+            answers.expect(&id, [agent.clone()]);
+            for part in whole.iter().take(lost).chain(whole.iter().skip(lost + 1)).take(whole.len() - 1) {
+                assert!(matches!(answers.take_live(&id, &subject, part, 1), Came::Nothing));
+            }
+            assert!(matches!(answers.take_live(&id, &subject, &interrupted, 1), Came::Nothing));
+            assert_eq!(answers.missing(&id).count(), 1, "it is fetched");
+
+            let fetched = whole.iter().chain([&interrupted]);
+            let came: Vec<Kind> = fetched
+                .filter_map(|part| match answers.take(&id, &subject, part, 1) {
+                    Came::Answer { kind, .. } => Some(kind),
+                    _ => None,
+                })
+                .collect();
+
+            assert_eq!(came, [Kind::Found], "part {lost} was lost");
+        }
     }
 }

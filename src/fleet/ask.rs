@@ -314,7 +314,8 @@ pub(crate) async fn collect(
             }
             message = asked.live.next() => {
                 let Some(message) = message else { break };
-                let came = answers.take(&waiting.action, &message.subject, &message.payload, files::now());
+                let (subject, payload) = (&message.subject, &message.payload);
+                let came = answers.take_live(&waiting.action, subject, payload, files::now());
                 if let Came::Answer { .. } = &came {
                     show(view, came, waiting)?;
                     // While they come there is nothing to fetch.

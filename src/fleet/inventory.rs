@@ -305,6 +305,20 @@ impl Inventory {
         Ok(())
     }
 
+    /// A fleet of these.
+    #[cfg(test)]
+    pub(crate) fn of(policy: Policy, enrolments: impl IntoIterator<Item = Enrolment>) -> Self {
+        let known =
+            |enrolment: Enrolment| (enrolment.agent.clone(), Known { enrolment, shown: None, online: false });
+        Self {
+            policy,
+            agents: enrolments.into_iter().map(known).collect(),
+            flagged: Vec::new(),
+            enrolments: Cursor { next: 1 },
+            unchecked: BTreeSet::new(),
+        }
+    }
+
     /// What is not in it yet: hosts that will have joined, got another key, or shown themselves for the first time.
     pub(crate) fn rest(&self) -> Self {
         let unseen = self.agents.iter().filter(|(_, known)| known.shown.is_none());
