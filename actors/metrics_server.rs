@@ -26,6 +26,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::process::Command;
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 use vigie_config::model::{LoadedConfig, MetricsSection};
 use vigie_metrics::{Form, http};
 use vigie_protocol::catalogue::AgentCondition;
@@ -48,9 +49,9 @@ const MAILBOX_CAPACITY: usize = 4;
 /// Scrapers that are connected to one listener at a time.
 const MAX_SCRAPERS: usize = 16;
 
-/// Pause after a scraper gave way. Any user of this host may connect to the TCP address as often as he likes: whoever
-/// asks at once has as many of these pauses as there are places, before it would be his turn.
-const GIVEN_WAY_PAUSE: Duration = Duration::from_millis(1);
+/// Time that each scraper has before it gives way. Any user of this host may connect to the TCP address as often as he
+/// likes: this is time enough for whoever asks at once, and 320 silent ones in a second keep nobody waiting for long.
+const LEAST_TIME: Duration = Duration::from_millis(50);
 
 /// Time that a scraper has to ask, and again to take its answer. Prometheus itself gives up after 10 s.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -222,6 +223,7 @@ struct Serving {
 /// A connected scraper; they are kept in the order in which they came.
 struct Scraper {
     answering: AbortHandle,
+    since: Instant,
     /// Whether it has sent a whole request.
     has_asked: Rc<Cell<bool>>,
 }
@@ -239,16 +241,11 @@ impl Serving {
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             };
-            scrapers.retain(|scraper| !scraper.answering.is_finished());
-            if scrapers.len() >= MAX_SCRAPERS {
-                let silent = scrapers.iter().position(|scraper| !scraper.has_asked.get());
-                scrapers.remove(silent.unwrap_or(0)).answering.abort();
-                tokio::time::sleep(GIVEN_WAY_PAUSE).await;
-            }
+            make_room(&mut scrapers).await;
             let (me, has_asked) = (self.clone(), Rc::new(Cell::new(false)));
             let asked = has_asked.clone();
             let answering = actix_rt::spawn(async move { me.answer(stream, &asked).await }).abort_handle();
-            scrapers.push(Scraper { answering, has_asked });
+            scrapers.push(Scraper { answering, since: Instant::now(), has_asked });
         }
     }
 
@@ -267,6 +264,23 @@ impl Serving {
             stream.shutdown().await
         };
         tokio::time::timeout(PATIENCE, writing).await.ok();
+    }
+}
+
+/// Has one place free: that of the scraper that has been connected longest without having asked, or else longest.
+async fn make_room(scrapers: &mut Vec<Scraper>) {
+    loop {
+        scrapers.retain(|scraper| !scraper.answering.is_finished());
+        if scrapers.len() < MAX_SCRAPERS {
+            return;
+        }
+        let silent = scrapers.iter().position(|scraper| !scraper.has_asked.get()).unwrap_or(0);
+        let until = scrapers[silent].since + LEAST_TIME;
+        if Instant::now() >= until {
+            scrapers.remove(silent).answering.abort();
+            return;
+        }
+        tokio::time::sleep_until(until).await;
     }
 }
 

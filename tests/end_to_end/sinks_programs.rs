@@ -22,6 +22,37 @@ pub(crate) fn writers(host: &Host) -> Vec<i32> {
         .collect()
 }
 
+/// Whether this process sleeps on.
+fn is_asleep(pid: &str) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains("(sleep) S"))
+}
+
+#[test]
+fn what_a_program_put_into_another_session_ends_with_the_agent_however_that_ends() {
+    let host = host_with("");
+    let left = host.path("left");
+    let script = format!("setsid sleep 1000 >&2 & echo $! >> {}; exec cat > /dev/null", left.display());
+    let command = format!("command = [\"/bin/sh\", \"-c\", {script:?}]");
+    let section = format!("[[sink]]\nname = \"keeps\"\nkind = \"command\"\n{command}\n");
+    host.configure(&Settings::default(), &format!("{}{section}", persistent("says.py", &[])));
+    for is_killed in [false, true] {
+        let agent = host.start();
+        say(&host, &[low_alert("one")]);
+        let sleeper = wait_until("the program has put one there", || {
+            let text = fs::read_to_string(&left).ok()?;
+            text.lines().last().filter(|pid| is_asleep(pid)).map(str::to_owned)
+        });
+
+        if is_killed {
+            agent.kill();
+        } else {
+            assert_eq!(agent.stop(), Some(0));
+        }
+
+        wait_until("it is gone with the agent", || (!is_asleep(&sleeper)).then_some(()));
+    }
+}
+
 #[test]
 fn a_program_takes_alerts_and_what_it_did_not_acknowledge_comes_again_marked() {
     let host = host_with("");
@@ -59,12 +90,7 @@ fn a_program_takes_alerts_and_what_it_did_not_acknowledge_comes_again_marked() {
     wait_sink(&host, "ends", |sink| sink["failures"]["exited"].as_u64() >= Some(1) && sink["sent"] == 0);
     // What a program leaves behind ends with it, in whatever session, also when the program ended by itself.
     wait_sink(&host, "leaves", |sink| sink["failures"]["exited"].as_u64() >= Some(1));
-    let first = lines(&host.path("left")).first().unwrap().clone();
-    wait_until("what it left is gone", || {
-        let is_there =
-            fs::read_to_string(format!("/proc/{first}/stat")).is_ok_and(|stat| stat.contains("(sleep) S"));
-        (!is_there).then_some(())
-    });
+    wait_until("what it left is gone", || (!is_asleep(&lines(&host.path("left"))[0])).then_some(()));
     agent.stop();
 }
 
