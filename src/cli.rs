@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::{CommandFactory as _, Parser, Subcommand, error::ErrorKind};
 use clap_complete::Shell;
 
@@ -41,7 +42,13 @@ pub(crate) struct Cli {
 
     /// The agent's run directory, which contains its control socket [default: /run/vigie; for users other
     /// than root $XDG_RUNTIME_DIR/vigie]
-    #[arg(long, global = true, value_name = "DIR", help_heading = GLOBAL_OPTIONS)]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        value_parser = OsStringValueParser::new().try_map(std::path::absolute),
+        help_heading = GLOBAL_OPTIONS
+    )]
     pub(crate) run_dir: Option<PathBuf>,
 
     /// When to use colours
@@ -341,6 +348,8 @@ mod tests {
         for arguments in [["--run-dir", "/x", "status"], ["status", "--run-dir", "/x"]] {
             assert_eq!(read(&arguments).unwrap().run_dir, Some(PathBuf::from("/x")));
         }
+        let relative = read(&["status", "--run-dir", "x"]).unwrap().run_dir;
+        assert_eq!(relative, Some(std::env::current_dir().unwrap().join("x")));
     }
 
     #[test]
@@ -390,6 +399,16 @@ mod tests {
         let Some(QueryTarget::Other { module, options }) = args.target else { panic!("not by name") };
         assert_eq!((module.as_str(), options.answer.timeout), ("mine", Some(Duration::from_secs(5))));
         assert_eq!(options.parameters, ["a=-i"]);
+    }
+
+    #[test]
+    fn options_of_a_query_may_stand_before_a_module_with_flags_of_its_own() {
+        let words = ["--run-dir", "/r", "query", "--json", "--timeout", "5s", "file", "--path", "/etc"];
+        let cli = read(&words).unwrap();
+
+        let Some(Command::Query(args)) = cli.command else { panic!("no query") };
+        let Some(QueryTarget::File { options, .. }) = args.target else { panic!("not the module file") };
+        assert_eq!((options.answer.json, options.answer.timeout), (true, Some(Duration::from_secs(5))));
     }
 
     #[test]

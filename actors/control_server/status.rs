@@ -89,10 +89,7 @@ impl Asked {
         let mut pause = Duration::from_millis(1);
         while let Some(silent) = log.silent_for() {
             if pause > PROBE_PAUSE_MAX {
-                return Some(format!(
-                    "the file system of the log has not responded for {} s",
-                    silent.as_secs()
-                ));
+                return Some(not_responding("the log", silent));
             }
             tokio::time::sleep(pause).await;
             pause *= 2;
@@ -128,10 +125,7 @@ async fn state_stalled() -> Option<String> {
         }
         let busy = remote::busy_for().unwrap_or_default();
         if pause > PROBE_PAUSE_MAX {
-            return Some(format!(
-                "the file system of agent.state_dir has not responded for {} s",
-                busy.as_secs()
-            ));
+            return Some(not_responding("agent.state_dir", busy));
         }
         if probe.is_none() {
             tokio::time::sleep(pause).await;
@@ -167,6 +161,14 @@ fn found_now(
     note(AgentCondition::LogStalled, log_stalled);
     note(AgentCondition::StateStalled, state_stalled);
     set
+}
+
+/// Says for how long something has not responded, once that is a time for people.
+fn not_responding(what: &str, time: Duration) -> String {
+    match time.as_secs() {
+        0 => format!("the file system of {what} does not respond"),
+        seconds => format!("the file system of {what} has not responded for {seconds} s"),
+    }
 }
 
 /// The worst of everything.

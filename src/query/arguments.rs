@@ -269,21 +269,29 @@ pub(crate) fn misspelled(arguments: &[OsString]) -> Option<String> {
     ))
 }
 
-/// Lets `query NAME` mean a module without flags of its own.
+/// Lets `query NAME` mean a module without flags of its own, and options stand before or after either.
 pub(crate) fn with_target(mut arguments: Vec<OsString>) -> Vec<OsString> {
     let at = after_options(&arguments, 1);
     if arguments.get(at).is_none_or(|word| word != "query") {
         return arguments;
     }
-    let is_known = |word: &OsString| {
-        WITH_FLAGS.iter().chain(&["other", "help", "--help", "-h"]).any(|known| word == known)
-    };
+    let name = after_options(&arguments, at + 1);
     let is_action = |word: &OsString| {
         let word = word.as_encoded_bytes();
         word.starts_with(b"-i") || word == b"--action" || word.starts_with(b"--action=")
     };
-    let options = &arguments[at + 1..after_options(&arguments, at + 1)];
-    if !options.iter().any(is_action) && arguments.get(at + 1).is_some_and(|word| !is_known(word)) {
+    let is_one_of = |word: Option<&OsString>, names: &[&str]| {
+        word.is_some_and(|word| names.iter().any(|name| word == name))
+    };
+    if arguments[at + 1..name].iter().any(is_action) {
+        return arguments;
+    }
+    if is_one_of(arguments.get(name), &WITH_FLAGS) {
+        // Its options may stand before it as well.
+        arguments[at + 1..=name].rotate_right(1);
+    } else if arguments.len() > at + 1
+        && !is_one_of(arguments.get(at + 1), &["other", "help", "--help", "-h"])
+    {
         arguments.insert(at + 1, "other".into());
     }
     arguments
