@@ -42,6 +42,8 @@ impl Scan<'_> {
     /// Who decides what is in a file, and pays for what it leads to.
     pub(crate) fn writer(&self, file: &Entry) -> u32 {
         match self.payer(file) {
+            // The files of an image can all be those of whoever unpacked it.
+            ROOT if file.status.uid == self.administrator => ROOT,
             ROOT => file.status.uid,
             account => account,
         }
@@ -74,7 +76,7 @@ impl Scan<'_> {
     /// Who pays for reading a file: whoever has the home that it lies in, or that names it.
     pub(crate) fn payer(&self, file: &Entry) -> u32 {
         match self.reads_for {
-            ROOT => self.homes.iter().find(|home| home.holds(&file.path)).map_or(ROOT, |home| home.uid),
+            ROOT => self.home_of(&file.path).map_or(ROOT, |home| home.uid),
             account => account,
         }
     }

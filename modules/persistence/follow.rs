@@ -129,7 +129,7 @@ impl Scan<'_> {
         let account = self.writer(file);
         let mut found = Vec::new();
         let directory = &file.path[..file.path.len() - file.name().len()];
-        let is_in_home = self.homes.iter().any(|home| home.holds(&file.path));
+        let is_in_home = self.home_of(&file.path).is_some();
         let tree = self.tree;
         let is_in_repository = || tree.look(&joined(directory, b"HEAD")).is_ok();
         for name in &lead.names {
@@ -193,7 +193,7 @@ impl Scan<'_> {
     /// The absolute paths that a name can stand for.
     fn paths(&self, file: &Entry, base: Base, name: &str) -> Vec<Vec<u8>> {
         let directory = &file.path[..file.path.len() - file.name().len()];
-        let home = self.homes.iter().find(|home| home.holds(&file.path));
+        let home = self.home_of(&file.path);
         let at_home = ["~/", "$HOME/", "${HOME}/"].iter().find_map(|start| name.strip_prefix(start));
         if let Some(below) = at_home {
             let homes = self.homes.iter().filter(|one| home.is_none_or(|home| home.path == one.path));
@@ -276,9 +276,7 @@ impl Scan<'_> {
         let file = file.as_ref().unwrap_or(entry);
         let status = file.status;
         // What root lets everybody read is no secret that a user could have read for him.
-        let is_public = status.uid == 0
-            && status.mode & 0o004 != 0
-            && !self.homes.iter().any(|home| home.path.len() > 1 && home.holds(&entry.path));
+        let is_public = status.uid == 0 && status.mode & 0o004 != 0 && self.home_of(&entry.path).is_none();
         if from.status.uid != 0 && status.uid != from.status.uid && !is_public {
             self.skip(what, "it leads to a file of another owner");
             return false;

@@ -12,6 +12,7 @@ use crate::allowance::{COST_OF_NAME, ROOT, cost_of, cost_of_record};
 use crate::answer::Finished;
 use crate::catalogue::{Rule, rules, technique};
 use crate::explain::{Explained, Explainer, MAX_TEXT};
+use crate::format::lines::MAX_PATH;
 use crate::format::{Format, Item, MAX_ITEMS, first_line, items};
 use crate::homes::{self, Home};
 use crate::includes::Reads;
@@ -71,6 +72,10 @@ pub(crate) struct Scan<'a> {
     pub(crate) explainer: Explainer<'a>,
     pub(crate) parameters: &'a Parameters,
     pub(crate) homes: Rc<[Home]>,
+    /// The places of homes, by their paths.
+    homes_by_path: HashMap<Vec<u8>, usize>,
+    /// Who owns the root directory.
+    pub(crate) administrator: u32,
     /// Names, numbers and homes of all accounts; the homes need not be there.
     pub(crate) logins: Vec<(String, u32, Vec<u8>)>,
     /// Names of users, by their numbers.
@@ -111,7 +116,8 @@ impl<'a> Scan<'a> {
             .iter()
             .map(|account| (account.name.clone(), account.uid, account.home.clone().into_bytes()))
             .collect();
-        let homes = homes::homes(tree, &accounts, &mut coverage).into();
+        let homes: Rc<[Home]> = homes::homes(tree, &accounts, &mut coverage).into();
+        let homes_by_path = homes.iter().map(|home| home.path.clone()).zip(0..).collect();
         if !explainer.knows_packages() {
             coverage.skip(
                 "owners of files",
@@ -127,6 +133,8 @@ impl<'a> Scan<'a> {
             explainer,
             parameters,
             homes,
+            homes_by_path,
+            administrator: tree.find(b"/").map_or(ROOT, |root| root.status.uid),
             logins,
             users,
             so_far,
@@ -141,6 +149,13 @@ impl<'a> Scan<'a> {
             stop,
             stopped: false,
         }
+    }
+
+    /// The home that a path lies in; the inner one, when homes lie in each other.
+    pub(crate) fn home_of(&self, path: &[u8]) -> Option<&Home> {
+        let slashes = path.iter().take(MAX_PATH).enumerate().filter(|(_, byte)| **byte == b'/');
+        let found = slashes.filter_map(|(at, _)| self.homes_by_path.get(&path[..at])).last();
+        found.and_then(|place| self.homes.get(*place))
     }
 
     /// Looks at everything that was asked for.
@@ -275,7 +290,7 @@ impl<'a> Scan<'a> {
     pub(crate) fn open(&mut self, entry: Entry, technique: &'static str) -> Opened {
         self.examined += 1;
         self.so_far.at(shown(&entry.path));
-        let home = self.homes.iter().find(|home| home.holds(&entry.path));
+        let home = self.home_of(&entry.path);
         let home_uid = home.map(|home| home.uid);
         let below_home = home.map(|home| entry.path[home.path.len()..].to_vec());
         let target = if entry.status.is_link() { entry.target().ok() } else { None };
@@ -296,7 +311,7 @@ impl<'a> Scan<'a> {
             Some(entry.clone())
         };
         let cost = file.as_ref().map_or(COST_OF_NAME, cost_of);
-        let is_allowed = self.spend(self.payer(&entry), cost, &shown(&entry.path));
+        let is_allowed = self.spend(self.writer(&entry), cost, &shown(&entry.path));
         let file = file.filter(|file| {
             // Whoever made a link chose where it leads, and must not have others' files read by us.
             let by_link =

@@ -434,6 +434,8 @@ fn names_of_a_user_do_not_use_up_the_time_of_all() {
     }
     host.write("/home/ann/.ssh/config", &"Include /opt/large/*\n".repeat(1_000), 0o600);
     host.write("/home/bob/.ssh/config", "Include ~/real\n", 0o600);
+    let accounts = std::fs::read_to_string(host.path("/etc/passwd")).expect("every host has one");
+    host.write("/etc/passwd", &format!("all:x:998:998::/home:/bin/false\n{accounts}"), 0o644);
     host.write("/home/bob/real", "ProxyCommand /opt/x\n", 0o600);
     for user in ["ann", "bob"] {
         let uid = Some(rustix::fs::Uid::from_raw(if user == "ann" { 1000 } else { 1001 }));
