@@ -261,7 +261,8 @@ impl Program {
                     Ok(0) | Err(_) => return Ok(Exchanged::PipeClosed),
                 },
                 () = sleep_until(deadline) => {
-                    return Err(Failure::timeout("the program acknowledged nothing", self.limit));
+                    let what = format!("{} acknowledged nothing", self.start.shown);
+                    return Err(Failure::timeout(&what, self.limit));
                 }
             }
         }
