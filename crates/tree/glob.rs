@@ -98,9 +98,7 @@ impl Search<'_> {
             }
             return;
         }
-        let entries = self.list(&at);
-        self.take(entries.len() * (first.len() / BYTES_OF_PATTERN));
-        for entry in entries {
+        for entry in self.list_for(&at, first) {
             if !matches(first.as_bytes(), entry.name()) {
                 continue;
             }
@@ -118,7 +116,7 @@ impl Search<'_> {
     /// All files below a directory whose names match the rest of a pattern, which is at most one name. Links to
     /// directories are not followed.
     fn below(&mut self, at: &[u8], rest: &[&str], depth: usize) {
-        for entry in self.list(at) {
+        for entry in self.list_for(at, rest.last().copied().unwrap_or_default()) {
             if self.is_full(at) {
                 return;
             }
@@ -149,6 +147,13 @@ impl Search<'_> {
         let had = *self.allowance > 0;
         *self.allowance = self.allowance.saturating_sub(names as u64);
         had
+    }
+
+    /// Lists a directory whose names are compared with a pattern.
+    fn list_for(&mut self, path: &[u8], pattern: &str) -> Vec<Entry> {
+        let entries = self.list(path);
+        self.take(entries.len() * (pattern.len() / BYTES_OF_PATTERN));
+        entries
     }
 
     fn list(&mut self, path: &[u8]) -> Vec<Entry> {
@@ -264,6 +269,12 @@ mod tests {
         assert_eq!(tree.glob_within(b"", &patterns, &mut allowance, &mut unread).len(), 201);
         assert_eq!((allowance, unread.len()), (0, 1));
         assert_eq!(tree.glob_within(b"", "/x/1", &mut allowance, &mut unread).len(), 0);
+
+        for pattern in ["/x", "/**"].map(|start| format!("{start}/{}", "*".repeat(160))) {
+            let mut allowance = 10_000;
+            tree.glob_within(b"", &pattern, &mut allowance, &mut unread);
+            assert!(allowance < 10_000 - 2_010, "{pattern}: {allowance}");
+        }
     }
 
     proptest! {
