@@ -132,6 +132,48 @@ fn a_module_that_floods_critical_alerts_pushes_no_other_module_s_out_of_the_jour
 }
 
 #[test]
+fn a_journal_that_cannot_make_room_records_on_says_so_and_makes_it_when_it_can() {
+    let module = module("persistent", "loud", "says.py", &[], "");
+    let host = Host::new(
+        &Settings::default(),
+        &format!("[journal]\nsegment_bytes = \"64 KiB\"\nkeep_segments = 2\n{module}"),
+    );
+    let agent = host.start();
+    host.wait_ready("loud");
+    let long = json!({ "severity": "critical", "alert": "x".repeat(4000) }).to_string();
+    let flood = || {
+        let answer = host.query("loud", &json!({ "texts": vec![long.clone(); 10] }));
+        assert_eq!(answer["result"]["success"], true, "{answer}");
+    };
+    let deleted = || host.status()["journal"]["deleted"]["critical"].as_u64().unwrap_or(0);
+    wait_until("alerts are deleted", || {
+        flood();
+        (deleted() > 0).then_some(())
+    });
+
+    // What was deleted cannot be written down, so nothing is deleted.
+    let half = host.path("state/journal/deleted.json.new");
+    wait_until("the list of deleted alerts cannot be replaced", || fs::create_dir(&half).ok());
+    let condition = wait_until("the journal says it", || {
+        flood();
+        host.condition("agent", "journal-untidy")
+    });
+    assert!(condition["detail"].as_str().unwrap().contains("cannot write what was deleted"), "{condition}");
+    let (before, was_recorded) = (deleted(), recorded(&host));
+    flood();
+    wait_until("alerts are recorded", || (recorded(&host) >= was_recorded + 10).then_some(()));
+    assert_eq!(deleted(), before);
+
+    fs::remove_dir(&half).unwrap();
+    wait_until("room is made", || {
+        flood();
+        (host.condition("agent", "journal-untidy").is_none() && deleted() > before).then_some(())
+    });
+    assert_eq!(host.vigie(&["alerts", "--verify"]).code, 0);
+    agent.stop();
+}
+
+#[test]
 fn kill_9_of_the_module_at_random_moments_loses_and_doubles_no_alert() {
     let host = storm_host();
     let _agent = host.start();
