@@ -65,6 +65,8 @@ struct Checked {
 #[derive(Debug)]
 enum Not {
     Kept(String),
+    /// It lives and does not echo a heartbeat as it should.
+    Echoed(String),
     Concerned(String),
 }
 
@@ -120,7 +122,8 @@ pub(crate) fn run(args: &ModuleTestArgs, printer: &mut Printer) -> Result<Exit, 
     let (config, query) = (read("config", &args.config)?, read("query", &args.query)?);
     absolute(&args.program.command)?;
     let scratch = Scratch::make()?;
-    let mut broken = 0;
+    let (mut broken, mut skipped) = (0, 0);
+    let mut is_silent = false;
     for (index, (check, look)) in CHECKS.iter().enumerate() {
         let directory = scratch.0.join(index.to_string());
         std::fs::create_dir(&directory)?;
@@ -131,12 +134,19 @@ pub(crate) fn run(args: &ModuleTestArgs, printer: &mut Printer) -> Result<Exit, 
             wait: args.program.wait,
             directory,
         };
-        let (result, detail) = match look(&subject) {
+        let found = match is_silent {
+            // It would be waited for in each of them.
+            true => Err(Not::Concerned("it does not echo heartbeats".to_owned())),
+            false => look(&subject),
+        };
+        is_silent |= index == 0 && matches!(found, Err(Not::Echoed(_)));
+        let (result, detail) = match found {
             Ok(detail) => ("kept", detail),
             Err(Not::Concerned(why)) => ("skipped", why),
-            Err(Not::Kept(why)) => ("broken", why),
+            Err(Not::Kept(why) | Not::Echoed(why)) => ("broken", why),
         };
         broken += usize::from(result == "broken");
+        skipped += usize::from(is_silent && result == "skipped");
         let checked = Checked { check, result, detail };
         if printer.is_json() {
             printer.json(&checked)?;
@@ -148,9 +158,8 @@ pub(crate) fn run(args: &ModuleTestArgs, printer: &mut Printer) -> Result<Exit, 
     if !printer.is_json() {
         printer.line(&match broken {
             0 => "the module conforms to docs/modules.md".to_owned(),
-            count => {
-                format!("{count} of {} checks failed; docs/modules.md explains each", CHECKS.len())
-            }
+            _ if is_silent => format!("the first check failed, so {skipped} others were not made"),
+            count => format!("{count} of {} checks failed; docs/modules.md explains each", CHECKS.len()),
         })?;
     }
     Ok(if broken == 0 { Exit::Ok } else { Exit::NotWell })
@@ -206,8 +215,11 @@ impl Subject<'_> {
     fn live(&self) -> Result<Life, Not> {
         let mut life = Life::start(self.command, &self.directory, self.wait).map_err(Not::Kept)?;
         life.send(&life.config(&self.config, 1)).map_err(Not::Kept)?;
-        life.beat(1).map_err(Not::Kept)?;
-        Ok(life)
+        match life.beat(1) {
+            Ok(()) => Ok(life),
+            Err(why) if life.runs() => Err(Not::Echoed(why)),
+            Err(why) => Err(Not::Kept(why)),
+        }
     }
 
     /// The same, of a module that has a capability.

@@ -132,6 +132,11 @@ impl Printer {
         Self { output, json, colour: false, terminal: false, ascii: false }
     }
 
+    /// Whether what is drawn is of ASCII.
+    pub(crate) fn is_ascii(&self) -> bool {
+        self.ascii
+    }
+
     /// Whether JSON is wanted.
     pub(crate) fn is_json(&self) -> bool {
         self.json
@@ -188,12 +193,15 @@ fn has_utf8(variable: impl Fn(&str) -> Option<String>) -> bool {
 }
 
 /// The same with branches and marks of cut texts of as many columns; names of others stay as they are.
-fn drawn_in_ascii(text: &str) -> String {
+pub(crate) fn drawn_in_ascii(text: &str) -> String {
     let plain = |letter: char| match letter {
         '├' | '│' => '|',
         '└' => '`',
         '─' => '-',
         '…' => '~',
+        '▸' => '>',
+        '↑' => '^',
+        '↓' => 'v',
         other => other,
     };
     text.chars().map(plain).collect()

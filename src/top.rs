@@ -94,7 +94,7 @@ pub(crate) fn run(args: &TopArgs, socket: &Path, printer: &Printer) -> Result<Ex
     spawn("status", sender.clone(), move |sender| ask_again(&path, interval, &sender))?;
     let path = socket.to_owned();
     spawn("alerts", sender.clone(), move |sender| follow_alerts(&path, &sender))?;
-    let mut screen = Screen { terminal, colour: printer.paint().is_on() };
+    let mut screen = Screen { terminal, colour: printer.paint().is_on(), ascii: printer.is_ascii() };
     let streams = Streams { socket: socket.to_owned(), sender, open: None };
     let ended = show(&mut screen, &woken, streams);
     drop(screen);
@@ -112,6 +112,8 @@ pub(crate) fn run(args: &TopArgs, socket: &Path, printer: &Printer) -> Result<Ex
 struct Screen {
     terminal: DefaultTerminal,
     colour: bool,
+    /// The user's locale has no UTF-8.
+    ascii: bool,
 }
 
 impl Drop for Screen {
@@ -125,8 +127,13 @@ impl Drop for Screen {
 fn show(screen: &mut Screen, woken: &Receiver<Woken>, mut streams: Streams) -> Result<Option<i32>, Failure> {
     let mut state = State::new();
     loop {
-        let colour = screen.colour;
-        screen.terminal.draw(|frame| draw::draw(frame, &mut state, colour))?;
+        let (colour, ascii) = (screen.colour, screen.ascii);
+        screen.terminal.draw(|frame| {
+            draw::draw(frame, &mut state, colour);
+            if ascii {
+                draw::draw_in_ascii(frame);
+            }
+        })?;
         let Ok(mut next) = woken.recv() else { return Ok(None) };
         let since = Instant::now();
         loop {

@@ -119,6 +119,11 @@ impl Life {
         self.expect_echo(nonce)
     }
 
+    /// Whether its process lives.
+    pub(super) fn runs(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
     /// Waits for the echo of a heartbeat; one of another heartbeat before it breaks the order.
     pub(super) fn expect_echo(&mut self, nonce: u64) -> Result<(), String> {
         let echo = self.wait_for(|message| message["class"] == "ping", self.wait);

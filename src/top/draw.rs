@@ -10,7 +10,7 @@ use vigie_protocol::control::{AlertRecord, Health, LineFate};
 
 use super::feed::window;
 use super::state::{ModuleView, Part, State, Tab, TextView};
-use crate::print::{Paint, Tone, duration, safe, size};
+use crate::print::{Paint, Tone, drawn_in_ascii, duration, safe, size};
 use crate::table::cut_end;
 use crate::{alerts, sink, status};
 
@@ -44,6 +44,16 @@ pub(super) fn draw(frame: &mut Frame<'_>, state: &mut State, colour: bool) {
     if foot > 0 {
         let style = pen.tone(Tone::Faint);
         pen.line(height - 1, Line::styled(keys, style));
+    }
+}
+
+/// Draws lines and marks anew, of what a terminal without UTF-8 can show; names of others stay as they are.
+pub(super) fn draw_in_ascii(frame: &mut Frame<'_>) {
+    for cell in &mut frame.buffer_mut().content {
+        if !cell.symbol().is_ascii() {
+            let plain = drawn_in_ascii(cell.symbol());
+            cell.set_symbol(&plain);
+        }
     }
 }
 

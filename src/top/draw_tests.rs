@@ -61,6 +61,21 @@ fn full() -> State {
 }
 
 #[test]
+fn a_terminal_without_utf_8_gets_the_same_picture_of_ascii() {
+    let mut state = full();
+    let mut terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
+
+    let drawn = terminal.draw(|frame| {
+        draw(frame, &mut state, true);
+        draw_in_ascii(frame);
+    });
+
+    let text: String = drawn.unwrap().buffer.content.iter().map(|cell| cell.symbol()).collect();
+    assert!(text.is_ascii(), "{text}");
+    assert!(text.contains("q quit  ^v select") && text.contains("> modules"), "{text}");
+}
+
+#[test]
 fn everything_is_on_a_screen_of_80_by_24() {
     let mut state = full();
 

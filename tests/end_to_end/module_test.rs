@@ -63,6 +63,10 @@ fn a_module_that_breaks_a_promise_is_told_which_one() {
     assert_eq!((code, result_of(&checks, "writes messages only")), (1, "broken"), "{checks:?}");
     let (code, checks) = run("hangs.py");
     assert_eq!((code, result_of(&checks, "starts and echoes")), (1, "broken"), "{checks:?}");
+    let is_over = |(_, result, detail): &(String, String, String)| {
+        result == "skipped" && detail == "it does not echo heartbeats"
+    };
+    assert!(checks.len() > 10 && checks[1..].iter().all(is_over), "nobody waits for it again: {checks:?}");
     let (code, checks) = run("setsid_grandchild.py");
     assert_eq!(result_of(&checks, "starts and echoes"), "kept", "{checks:?}");
     assert_eq!((code, result_of(&checks, "leaves no process behind")), (1, "broken"), "{checks:?}");
