@@ -27,6 +27,8 @@ pub mod sigma;
 mod table;
 
 #[cfg(test)]
+mod history_tests;
+#[cfg(test)]
 mod measure;
 #[cfg(test)]
 mod tests;

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use vigie_kernel_events::{Account, Kind as Told};
 
-use super::tests::{Told as Sunk, canary, engine, record, search, setup};
+use super::history_tests::record;
+use super::tests::{Told as Sunk, canary, engine, search, setup};
 use crate::engine::Engine;
 use crate::history::lanes::Lanes;
 use crate::record::{Outcome, Record, Socket, SocketKind, What};

@@ -9,9 +9,10 @@ use vigie_kernel_events::{Account, Listed};
 use super::lanes::{Lane, Lanes, verify};
 use super::store::{Dropped, Limits, Store, numbers};
 use crate::answer::{self, Begins};
+use crate::history_tests::record;
 use crate::record::{Key, Record, What};
 use crate::search::Found;
-use crate::tests::{record, search};
+use crate::tests::search;
 
 const ROOT: Account = Account::TRUSTED;
 const ANN: Account = Account::user(1000);
