@@ -412,6 +412,29 @@ mod tests {
     }
 
     #[test]
+    fn every_option_with_a_value_that_may_stand_before_a_module_is_known() {
+        let cli = Cli::command();
+        let query = cli.find_subcommand("query").unwrap();
+        let other = query.find_subcommand("other").unwrap();
+        let global = cli.get_opts().filter(|option| option.is_global_set());
+        let mut there: Vec<String> = global
+            .chain(query.get_opts())
+            .chain(other.get_opts())
+            .filter(|option| option.get_action().takes_values())
+            .flat_map(|option| {
+                let long = option.get_long().map(|name| format!("--{name}"));
+                long.into_iter().chain(option.get_short().map(|name| format!("-{name}")))
+            })
+            .collect();
+        there.sort();
+        there.dedup();
+
+        let mut known = crate::query::arguments::WITH_VALUE;
+        known.sort_unstable();
+        assert_eq!(known.as_slice(), there);
+    }
+
+    #[test]
     fn a_misspelled_module_with_flags_is_told_which_one_was_meant() {
         let error = read(&["query", "netsat", "--listening-port", "22"]).unwrap_err().to_string();
         assert!(error.contains("did you mean \"netstat\"?"), "{error}");

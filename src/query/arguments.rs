@@ -297,31 +297,34 @@ pub(crate) fn with_target(mut arguments: Vec<OsString>) -> Vec<OsString> {
     arguments
 }
 
+/// Options for all commands and for all queries that have a value.
+pub(crate) const WITH_VALUE: [&str; 22] = [
+    "--socket",
+    "--run-dir",
+    "--color",
+    "--action",
+    "-i",
+    "--timeout",
+    "--param",
+    "-p",
+    "--json-params",
+    "--progress",
+    "--target",
+    "-t",
+    "--fleet",
+    "--wait",
+    "--limit",
+    "--batch",
+    "--pause",
+    "--show",
+    "--every",
+    "--expires",
+    "--key",
+    "--purpose",
+];
+
 /// Position of the first word from `at` on that is neither an option nor its value.
 fn after_options(arguments: &[OsString], mut at: usize) -> usize {
-    const WITH_VALUE: [&str; 21] = [
-        "--socket",
-        "--run-dir",
-        "--color",
-        "--action",
-        "-i",
-        "--timeout",
-        "--param",
-        "-p",
-        "--json-params",
-        "--progress",
-        "--target",
-        "-t",
-        "--fleet",
-        "--wait",
-        "--limit",
-        "--batch",
-        "--pause",
-        "--show",
-        "--expires",
-        "--key",
-        "--purpose",
-    ];
     while let Some(word) = arguments.get(at).filter(|word| word.as_encoded_bytes().starts_with(b"-")) {
         at += if WITH_VALUE.iter().any(|option| word == option) { 2 } else { 1 };
     }
