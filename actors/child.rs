@@ -38,8 +38,8 @@ use crate::conditions::Reporter;
 use crate::containment::{self, Containment, Group, LimitsHit};
 use crate::descriptors;
 use crate::guard_link::GuardLink;
-use crate::life::Incarnation;
-use crate::life::{EndReason, Limit};
+use crate::life::{EndReason, Incarnation, Limit};
+use crate::process_use;
 use crate::work_threads::{self, Lane};
 use vigie_config::model::{ModuleSection, ModuleSpec};
 use vigie_protocol::control::ModuleKind;
@@ -527,19 +527,14 @@ impl ProcessControl {
             // An error of the poll leaves it to the reaping below.
             drop(pidfd.ready(Interest::READABLE).await);
             if self.group.is_none() {
-                self.kill_session().await;
+                let pid = self.pid;
+                // It is not reaped, so its number still means this session and no other one.
+                work_threads::run(Lane::Kill, move || containment::kill_session(pid)).await.ok();
             }
         }
         let status = child.wait().await;
         self.reaped.set(true);
         status
-    }
-
-    /// Kills what is left of the process's session. The process has ended and is not reaped, so its number still means
-    /// this session and no other one.
-    async fn kill_session(&self) {
-        let pid = self.pid;
-        work_threads::run(Lane::Kill, move || containment::kill_session(pid)).await.ok();
     }
 
     fn signal(&self, signal: Signal) {
@@ -596,6 +591,10 @@ impl ChildControl for ProcessControl {
             // Its launcher ends everything, whatever session that is in, and says so by its own end.
             self.signal_process(Signal::SIGCONT);
             self.signal_process(KILL_ALL);
+            return;
+        }
+        // A launcher that has taken the order waits for what does not end; without it, the next life would not.
+        if self.group.is_none() && !process_use::is_pending(self.pid, KILL_ALL) {
             return;
         }
         self.signal(Signal::SIGKILL);

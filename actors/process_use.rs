@@ -2,6 +2,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "called on Lane::Modules")]
 
+use nix::sys::signal::Signal;
 use procfs::WithCurrentSystemInfo as _;
 use procfs::process::{LimitValue, Process};
 use vigie_protocol::control::ProcessUse;
@@ -24,6 +25,14 @@ pub(crate) fn own_use() -> Option<ProcessUse> {
 /// What a module's process uses; nothing when there is none of this number. What it lets others do is its work as well.
 pub(crate) fn module_use(pid: u32) -> Option<ProcessUse> {
     read(pid, Processor::WithChildren)
+}
+
+/// Whether a process has not taken a signal that it was sent, or that is not known. Asks only the kernel, which answers
+/// at once.
+pub(crate) fn is_pending(pid: u32, signal: Signal) -> bool {
+    let process = i32::try_from(pid).ok().and_then(|pid| Process::new(pid).ok());
+    let pending = process.and_then(|process| Some(process.status().ok()?.shdpnd));
+    pending.is_none_or(|signals| signals & (1 << (signal as i32 - 1)) != 0)
 }
 
 fn read(pid: u32, processor: Processor) -> Option<ProcessUse> {

@@ -13,7 +13,7 @@ use std::process::{Command, ExitCode};
 
 use nix::sys::prctl::{set_no_new_privs, set_pdeathsig};
 use nix::sys::resource::{Resource, setrlimit};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{User, getppid, initgroups, setgid, setsid, setuid};
 use vigie_actors::child::LAUNCHER_SHORTAGE;
 use vigie_actors::descriptors;
@@ -106,7 +106,11 @@ fn execute(options: &LaunchOptions) -> Failure {
     };
     // Nothing that the agent inherited reaches the module.
     close_fds::set_fds_cloexec(3, &[]);
-    // Also resets the signal mask, and SIGPIPE, which Rust's runtime ignores.
+    // The launcher above blocks signals, and neither `spawn` nor `exec` of the standard library undoes that.
+    if let Err(errno) = SigSet::all().thread_unblock() {
+        return Failure::new(Exit::CannotExecute, format!("cannot unblock signals: {errno}"), "");
+    }
+    // Also resets SIGPIPE, which Rust's runtime ignores.
     let error = Command::new(program).arg0(shown_as(program)).args(arguments).exec();
     let exit =
         if error.kind() == std::io::ErrorKind::NotFound { Exit::NotFound } else { Exit::CannotExecute };

@@ -3,21 +3,21 @@
 //! A file is written by a process of ours (`vigie write-sink`), so that a disk that hangs holds that process and not
 //! the agent. A program runs below `vigie launch --stay`, which ends everything that the program started.
 //!
-//! A process that waits for a disk cannot be ended. As long as it lives, no other one is started in its place, whoever
-//! asks: the next attempt, a test, or the sink after a reload.
+//! A process that waits for a disk cannot be ended. As long as one that was given up lives, no other one is started in
+//! its place, whoever asks: the next attempt, a test, or the sink after a reload.
 
 use std::cell::RefCell;
-use std::os::fd::OwnedFd;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::rc::Rc;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 use vigie_config::sinks::{CommandTarget, FileTarget};
@@ -27,7 +27,9 @@ use vigie_sinks::verdict::Reason;
 use super::outcome::{Failure, Outcome};
 use super::transport::Batch;
 use crate::child::{KILL_ALL, watch_process};
+use crate::containment::kill_session;
 use crate::descriptors;
+use crate::work_threads::{self, Lane};
 
 /// The command of ours that writes a file; its arguments are those of `FileTarget`.
 pub const WRITER_COMMAND: &str = "write-sink";
@@ -57,8 +59,8 @@ pub(super) struct Program {
     life: Option<Life>,
 }
 
-/// The end of a process, which is told before it is reaped.
-type End = Rc<AsyncFd<OwnedFd>>;
+/// How a process ended, once it is reaped.
+type End = watch::Receiver<Option<io::Result<ExitStatus>>>;
 
 thread_local! {
     /// What was to end and was not seen to, with its place. Only the arbiter's thread starts processes.
@@ -68,24 +70,41 @@ thread_local! {
 /// Waits until nothing is left of the processes that were started for this place before.
 async fn nothing_is_left(place: &Rc<str>) {
     let of_place = |(of, end): &(Rc<str>, End)| (of == place).then(|| end.clone());
-    while let Some(end) = LEFT.with_borrow(|left| left.iter().find_map(of_place)) {
-        drop(end.ready(Interest::READABLE).await);
-        LEFT.with_borrow_mut(|left| left.retain(|(_, other)| !Rc::ptr_eq(other, &end)));
+    while let Some(mut end) = LEFT.with_borrow(|left| left.iter().find_map(of_place)) {
+        end.wait_for(Option::is_some).await.ok();
+        LEFT.with_borrow_mut(|left| left.retain(|(_, other)| !other.same_channel(&end)));
     }
+}
+
+/// Waits for a process to end and reaps it. Should its launcher have been killed, what is left of its session is killed
+/// in between: until the reaping, the process's number means this session and no other one.
+async fn reap(
+    mut child: Child,
+    pid: u32,
+    has_launcher: bool,
+    told: watch::Sender<Option<io::Result<ExitStatus>>>,
+) {
+    // Absent where the kernel or the descriptors do not give it.
+    if let Some(ended) = watch_process(pid).filter(|_| has_launcher) {
+        drop(ended.ready(Interest::READABLE).await);
+        work_threads::run(Lane::Kill, move || kill_session(pid)).await.ok();
+    }
+    let status = child.wait().await;
+    told.send_replace(Some(status));
 }
 
 /// One process.
 struct Life {
-    child: Child,
-    stdin: ChildStdin,
+    pid: Pid,
+    end: End,
+    /// Absent when the program is to see the end of it.
+    stdin: Option<ChildStdin>,
     stdout: ChildStdout,
     /// What came and is no whole line yet.
     input: Vec<u8>,
     last_words: Rc<RefCell<Vec<u8>>>,
     /// Reads its standard error, which a process that it left may hold open.
     listening: JoinHandle<()>,
-    /// Absent where the kernel or the descriptors do not give it.
-    end: Option<End>,
     has_launcher: bool,
     place: Rc<str>,
 }
@@ -93,8 +112,9 @@ struct Life {
 impl Life {
     /// How a program ended that closed a pipe.
     async fn ended(&mut self, limit: Duration) -> Failure {
-        let how = match timeout(limit.min(END_PATIENCE), self.child.wait()).await {
-            Ok(Ok(status)) => format!("the program ended ({status})"),
+        timeout(limit.min(END_PATIENCE), self.end.wait_for(Option::is_some)).await.ok();
+        let how = match &*self.end.borrow() {
+            Some(Ok(status)) => format!("the program ended ({status})"),
             _ => "the program closed its pipe but keeps running".to_owned(),
         };
         // What it said is read by a task that may not have run yet.
@@ -103,21 +123,27 @@ impl Life {
         let detail = if words.is_empty() { how } else { format!("{how}: {words}") };
         Failure::new(Reason::Exited, detail).unsure()
     }
+
+    /// Signals the process as long as it is not reaped: its number is nobody else's until then.
+    fn signal(&self, signal: Signal) {
+        if self.end.borrow().is_none() {
+            kill(self.pid, signal).ok();
+        }
+    }
 }
 
 impl Drop for Life {
     fn drop(&mut self) {
         self.listening.abort();
-        let Some(pid) = self.child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw) else {
+        if self.end.borrow().is_some() {
             return;
-        };
-        // It is not reaped yet: its number is nobody else's.
+        }
         if self.has_launcher {
-            kill(pid, Signal::SIGCONT).ok();
-            kill(pid, KILL_ALL).ok();
+            self.signal(Signal::SIGCONT);
+            self.signal(KILL_ALL);
         }
         // A writer sees that its pipes are closed; what it has begun to write is written to the end.
-        LEFT.with_borrow_mut(|left| left.extend(self.end.take().map(|end| (self.place.clone(), end))));
+        LEFT.with_borrow_mut(|left| left.push((self.place.clone(), self.end.clone())));
     }
 }
 
@@ -167,7 +193,7 @@ impl Program {
             );
             return Err(Failure::new(Reason::Timeout, detail));
         }
-        let cannot = |error: std::io::Error| {
+        let cannot = |error: io::Error| {
             Failure::new(Reason::Exited, format!("{} cannot be started: {error}", self.start.shown))
         };
         let mut command = Command::new(&self.start.vigie);
@@ -181,20 +207,20 @@ impl Program {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        let started = descriptors::with_reserve(|| {
-            let child = command.spawn()?;
-            let end = child.id().and_then(watch_process).map(Rc::new);
-            Ok((child, end))
-        });
-        let (mut child, end) = started.map_err(cannot)?;
-        let missing = || cannot(std::io::Error::other("it has no pipes"));
-        let stdin = child.stdin.take().ok_or_else(missing)?;
+        let mut child = descriptors::with_reserve(|| command.spawn()).map_err(cannot)?;
+        let missing = || cannot(io::Error::other("it has no pipes or no number"));
+        let number = child.id().ok_or_else(missing)?;
+        let pid = i32::try_from(number).map(Pid::from_raw).map_err(|_| missing())?;
+        let stdin = Some(child.stdin.take().ok_or_else(missing)?);
         let stdout = child.stdout.take().ok_or_else(missing)?;
         let last_words = Rc::new(RefCell::new(Vec::new()));
         let stderr = child.stderr.take().ok_or_else(missing)?;
         let listening = actix_rt::spawn(listen(stderr, last_words.clone()));
         let (has_launcher, place) = (self.start.has_launcher, place.clone());
-        Ok(Life { child, stdin, stdout, input: Vec::new(), last_words, listening, end, has_launcher, place })
+        let (told, end) = watch::channel(None);
+        // Also when nobody waits any more: what an ended launcher left is not left to live.
+        actix_rt::spawn(reap(child, number, has_launcher, told));
+        Ok(Life { pid, end, stdin, stdout, input: Vec::new(), last_words, listening, has_launcher, place })
     }
 
     pub(super) async fn deliver(&mut self, batch: &Batch) -> Outcome {
@@ -215,7 +241,7 @@ impl Program {
             Err(failure) => {
                 if !life.has_launcher {
                     // Half a line that it leaves is cut off by the next one.
-                    life.child.start_kill().ok();
+                    life.signal(Signal::SIGKILL);
                 }
                 Outcome::failed(done, failure)
             }
@@ -231,7 +257,7 @@ impl Program {
 
     async fn exchange(&self, life: &mut Life, batch: &Batch, done: &mut usize) -> Result<Exchanged, Failure> {
         let lines = batch.records.concat();
-        let Life { stdin, stdout, input, .. } = life;
+        let Life { stdin: Some(stdin), stdout, input, .. } = life else { return Ok(Exchanged::PipeClosed) };
         let writing = async {
             stdin.write_all(&lines).await?;
             stdin.flush().await
@@ -272,9 +298,9 @@ impl Program {
     /// Lets the program end by itself.
     pub(super) async fn close(&mut self) {
         if let Some(mut life) = self.life.take() {
-            life.stdin.shutdown().await.ok();
-            // Standard input is closed by the end of this function at the latest.
-            timeout(END_PATIENCE, life.child.wait()).await.ok();
+            // Nothing else closes the pipe: a shutdown of it does nothing.
+            life.stdin = None;
+            timeout(END_PATIENCE, life.end.wait_for(Option::is_some)).await.ok();
         }
     }
 }

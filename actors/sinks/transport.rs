@@ -93,7 +93,7 @@ impl Batch {
 /// The way to a receiver.
 pub(super) enum Transport {
     Relp(Relp),
-    Tls(TlsBatches),
+    Tls(Box<TlsBatches>),
     Tcp(Tcp),
     Datagrams(Datagrams),
     Journal(Journal),
@@ -113,7 +113,7 @@ impl Transport {
             Target::Syslog(syslog) => match &syslog.transport {
                 Way::Relp(address, tls) => Self::Relp(Relp::new(address, tls.as_ref(), limit, version)),
                 Way::Tls(address, tls, overlap) => {
-                    Self::Tls(TlsBatches::new(address, tls, overlap.0, limit, after))
+                    Self::Tls(Box::new(TlsBatches::new(address, tls, overlap.0, limit, after)))
                 }
                 Way::Tcp(address, overlap) => Self::Tcp(Tcp::new(address, None, overlap.0, limit, after)),
                 Way::Udp(address) => Self::Datagrams(Datagrams::udp(address, limit)),

@@ -116,7 +116,8 @@ conditions! {
     /// The module was killed, but its process does not end: it waits in the kernel, for example for a disk that does not
     /// respond. No second copy is started before it has ended.
     ModuleUnkillable = "module-unkillable", Failed,
-        "`cat /proc/PID/stack` shows what the process waits for, such as a disk to repair; then the agent restarts the module.";
+        "`cat /proc/PID/stack` shows what the process waits for, such as a disk to repair; then the agent restarts the module. \
+         With `containment: launcher`, PID is the launcher: look at the processes below it.";
     /// The module registered a query socket that is not permitted, so it cannot be queried.
     SocketRefused = "socket-refused", Warning,
         "Make the module listen in its run directory, or allow the address in its [[module]] block.";

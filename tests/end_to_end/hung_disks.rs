@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::disk::Disk;
 use crate::harness::{Host, IMPATIENT, module, persistent, signal, wait_until};
+use crate::limits::{READ_ONLY, below};
 use crate::sinks::{low_alert, say, wait_sink};
 use crate::sinks_programs::writers;
 
@@ -150,30 +151,54 @@ fn a_module_whose_alerts_wait_for_a_hung_disk_is_still_seen_to_stand_still() {
     assert_eq!(agent.stop(), Some(0));
 }
 
-#[test]
-fn a_module_that_no_kill_ends_because_its_disk_hangs_is_a_condition_and_comes_back_with_the_disk() {
+/// Whether a thread of a process sleeps where no signal wakes it.
+fn is_uninterruptible(pid: &Value) -> bool {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    threads.filter_map(|thread| fs::read_to_string(thread.path().join("stat")).ok()).any(|stat| {
+        // proc_pid_stat(5): the state follows the name, which is in parentheses.
+        stat.rsplit_once(')').is_some_and(|(_, after)| after.trim_start().starts_with('D'))
+    })
+}
+
+/// The agent is started by `by` where the disk is.
+fn assert_a_module_that_no_kill_ends_has_no_second_copy(by: &[&str]) {
     let host = Host::new(&IMPATIENT, "");
     let Some(disk) = Disk::mount(&host, "data") else {
         return vigie_skipped::skipped("no file system can be mounted here");
     };
     let file = host.path("data/file");
     host.configure(&IMPATIENT, &persistent("writes.py", &[file.to_str().unwrap()]));
-    let agent = host.start_by(&words(&disk.inside()));
+    let inside = disk.inside();
+    let agent = host.start_by(&[words(&inside), by.to_vec()].concat());
     let first = host.wait_running("writes");
     wait_until("the module writes", || (!disk.read("file").is_empty()).then_some(()));
+    let has_launcher = host.status()["containment"] == "launcher";
+    let process = if has_launcher { below(&first["pid"]).into() } else { first["pid"].clone() };
 
     disk.freeze();
-    signal(&first["pid"], Signal::SIGKILL);
+    wait_until("the module waits for the disk", || is_uninterruptible(&process).then_some(()));
+    signal(&process, Signal::SIGKILL);
     let condition = host.wait_condition("writes", "module-unkillable");
     assert_eq!(condition["detail"], format!("process {}", first["pid"]));
     let stopping = host.module("writes");
     assert_eq!((&stopping["state"], &stopping["pid"]), (&json!("stopping"), &first["pid"]));
     assert_eq!(host.status()["health"], "failed");
+    assert!(is_uninterruptible(&process));
 
     disk.thaw();
     host.wait_for("writes", |module| module["state"] == "running" && module["pid"] != first["pid"]);
     assert_eq!(host.condition("writes", "module-unkillable"), None);
     assert_eq!(agent.stop(), Some(0));
+}
+
+#[test]
+fn a_module_that_no_kill_ends_because_its_disk_hangs_is_a_condition_and_comes_back_with_the_disk() {
+    assert_a_module_that_no_kill_ends_has_no_second_copy(&[]);
+}
+
+#[test]
+fn a_module_that_no_kill_ends_has_no_second_copy_without_a_cgroup_either() {
+    assert_a_module_that_no_kill_ends_has_no_second_copy(&READ_ONLY);
 }
 
 #[test]
@@ -209,5 +234,5 @@ fn a_file_sink_on_a_hung_disk_has_one_writer_and_its_file_each_alert_once() {
     let text = disk.read("alerts.jsonl");
     assert_eq!(text.lines().count(), 2, "{text}");
     assert_eq!(agent.stop(), Some(0));
-    assert_eq!(writers(&host), [0; 0]);
+    wait_until("no writer is left", || writers(&host).is_empty().then_some(()));
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::harness::{Agent, Host, IMPATIENT, module, persistent, signal, wait_until};
 
 /// Starts a command where every cgroup can only be read, as in most containers.
-const READ_ONLY: [&str; 6] = [
+pub(crate) const READ_ONLY: [&str; 6] = [
     "unshare",
     "--mount",
     "sh",
@@ -177,6 +177,19 @@ fn children_cannot_gain_privileges_unless_the_configuration_lets_them() {
     assert_eq!(flag("free"), if inherited { "1" } else { "0" });
 }
 
+/// The signals that a process blocks, as bits.
+fn blocked_signals(pid: i64) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let bits = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).expect("proc_pid_status(5)");
+    u64::from_str_radix(bits.trim(), 16).expect("a hexadecimal number")
+}
+
+/// The module below a launcher.
+pub(crate) fn below(launcher: &Value) -> i64 {
+    let children = fs::read_to_string(format!("/proc/{launcher}/task/{launcher}/children")).unwrap();
+    children.trim().parse().expect("one process")
+}
+
 /// An agent to which no cgroup belongs.
 fn without_cgroups<'h>(host: &'h Host) -> Agent<'h> {
     if nix::unistd::geteuid().is_root() { host.start_by(&READ_ONLY) } else { host.start() }
@@ -203,14 +216,25 @@ fn without_a_cgroup_what_a_module_leaves_in_other_sessions_ends_before_its_next_
         earlier.push(grandchild);
         // launcher, module, child, grandchild
         assert_eq!(host.processes().len(), 4);
-        let launcher = pid_of(&host.module("setsid_grandchild"));
-        let below = fs::read_to_string(format!("/proc/{launcher}/task/{launcher}/children")).unwrap();
-        signal(&below.trim().parse::<i64>().unwrap().into(), Signal::SIGKILL);
+        let launcher = &host.module("setsid_grandchild")["pid"];
+        signal(&below(launcher).into(), Signal::SIGKILL);
         host.wait_for("setsid_grandchild", |module| module["restarts"].as_u64() == Some(round + 1));
         assert!(!PathBuf::from(format!("/proc/{grandchild}")).exists());
     }
     assert_eq!(agent.stop(), Some(0));
     host.wait_empty();
+}
+
+#[test]
+fn without_a_cgroup_a_module_starts_with_no_signal_blocked() {
+    let host = Host::new(&IMPATIENT, &persistent("echo.py", &[]));
+    let _agent = without_cgroups(&host);
+    let module = host.wait_ready("echo");
+    if host.status()["containment"] == "cgroup" {
+        return vigie_skipped::skipped("this user has a cgroup of its own");
+    }
+
+    assert_eq!(blocked_signals(below(&module["pid"])), 0);
 }
 
 #[test]
