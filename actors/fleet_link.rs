@@ -54,10 +54,11 @@ use actix::{
     Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, Recipient, ResponseFuture,
     WrapFuture,
 };
-use slog::{Logger, error, o};
+use slog::{Logger, error, o, warn};
 use tokio::sync::mpsc;
 
 use self::alert_cursor::AlertCursor;
+use self::audit_sender::AuditQueue;
 use self::joining::{JoinError, Turn, join};
 use self::member_status::GetMemberStatus;
 use self::membership::{Around, Ended, HasPacks, Leave, LookAtFacts, Membership, Outcomes};
@@ -100,6 +101,8 @@ pub struct FleetLink {
     /// The condition `replay-log-unusable` says why.
     replay_unusable: bool,
     outcomes: Outcomes,
+    /// What waits for the auditors of the fleet that the configuration names.
+    audit: Rc<AuditQueue>,
     /// Who gives modules what the policy has for them.
     packs: Option<Recipient<TakePacks>>,
     /// Ends when nobody works on the files of the newest membership any more.
@@ -151,6 +154,7 @@ impl FleetLink {
             membership: None,
             problem: None,
             outcomes: Rc::default(),
+            audit: Rc::default(),
             packs: None,
             released: None,
         }
@@ -226,6 +230,7 @@ impl FleetLink {
                         journal: this.journal.clone(),
                         config: this.config.clone(),
                         outcomes: this.outcomes.clone(),
+                        audit: this.audit.clone(),
                         voice: this.voice.clone(),
                         packs: ctx.address().recipient(),
                     };
@@ -346,6 +351,16 @@ impl Handler<ConfigChanged> for FleetLink {
         if trusted(&before) != trusted(&self.config) {
             // At once, before any disk is asked: those who signed them may not be trusted any more.
             self.give_packs(Packs::new());
+        }
+        let named = |config: &LoadedConfig| {
+            config.agent.fleet.as_ref().map(|fleet| (fleet.org.clone(), fleet.agent.clone()))
+        };
+        if named(&before) != named(&self.config) {
+            let left = std::mem::take(&mut self.audit);
+            let lost = left.len() as u64 + left.dropped();
+            if lost > 0 {
+                warn!(self.log, "the auditors of the fleet that was left do not get all records"; "records" => lost);
+            }
         }
         // What an alert may say is fixed for the life of a membership.
         if before.agent.fleet != self.config.agent.fleet || masks(&before) != masks(&self.config) {

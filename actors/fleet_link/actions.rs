@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
+use actix::{ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
 use slog::{debug, error, warn};
 use vigie_fleet::admission::{Admitted, Refusal, Refused};
 use vigie_fleet::agent_key::AgentKey;
@@ -11,6 +11,7 @@ use vigie_fleet::answer::{Answer, AnswerPart, AnswerStatus, Asked, AuditRecord, 
 use vigie_fleet::collect;
 use vigie_protocol::names::{ActionId, AgentId};
 
+use super::audit_sender::LookAtDropped;
 use super::identity::Noticed;
 use super::membership::{Membership, Way};
 use super::running::{self, Allowed, answer_without_results};
@@ -183,13 +184,29 @@ impl Membership {
             repeated,
             dropped: 0,
         };
-        match self.audit.push(record) {
-            Ok(()) => self.clear(Trouble::AuditDropped),
-            Err(dropped) => {
-                let text = format!("{dropped} audit records were dropped: too many wait for the broker");
+        if !self.audit.push(record) {
+            self.look_at_dropped();
+        }
+    }
+
+    /// Says whether audit records were dropped of which the auditors do not know.
+    pub(super) fn look_at_dropped(&mut self) {
+        match self.audit.dropped() {
+            0 => self.clear(Trouble::AuditDropped),
+            dropped => {
+                let text =
+                    format!("audit records were dropped because the broker did not take them: {dropped}");
                 self.raise(Trouble::AuditDropped, text);
             }
         }
+    }
+}
+
+impl Handler<LookAtDropped> for Membership {
+    type Result = ();
+
+    fn handle(&mut self, _: LookAtDropped, _: &mut Self::Context) {
+        self.look_at_dropped();
     }
 }
 

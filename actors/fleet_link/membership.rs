@@ -143,6 +143,7 @@ pub(super) struct Around {
     pub(super) journal: Addr<AlertJournal>,
     pub(super) config: Arc<LoadedConfig>,
     pub(super) outcomes: Outcomes,
+    pub(super) audit: Rc<AuditQueue>,
     pub(super) voice: Voice,
     pub(super) packs: Recipient<HasPacks>,
 }
@@ -168,7 +169,7 @@ pub(super) struct Membership {
     pub(super) running: BTreeSet<ActionId>,
     pub(super) room: Arc<Room>,
     pub(super) audit_budget: AuditBudget,
-    pub(super) audit: AuditQueue,
+    pub(super) audit: Rc<AuditQueue>,
     /// Actions whose answers are safe, for the log.
     pub(super) answered: mpsc::UnboundedSender<ActionId>,
     /// Told when an answer was stored.
@@ -230,12 +231,11 @@ impl Membership {
             spool,
             places,
         } = opened;
-        let Around { log, number, link, router, journal, config, outcomes, voice, packs } = around;
+        let Around { log, number, link, router, journal, config, outcomes, audit, voice, packs } = around;
         let uplink = Uplink::new(connection.client.clone());
         let answers = Arc::new(Notify::new());
         let shown = Arc::new(Notify::new());
         let live = random_token();
-        let (audit, records) = AuditQueue::new();
         let (policy, policies) = watch::channel(policy.map(Arc::new));
         let (facts, shown_facts) = watch::channel(facts);
         let (progress, alerts) = watch::channel(Progress::default());
@@ -325,11 +325,12 @@ impl Membership {
             actix_rt::spawn(
                 AuditSender {
                     log: log.clone(),
+                    membership: membership.clone(),
                     agent: agent.clone(),
                     key: key.clone(),
-                    records,
-                    dropped: audit.dropped.clone(),
+                    queue: audit.clone(),
                     uplink: uplink.clone(),
+                    hold: hold.clone(),
                 }
                 .run(),
             ),
@@ -596,6 +597,7 @@ impl Actor for Membership {
             self.take_brokers(&policy);
         }
         self.give_packs();
+        self.look_at_dropped();
         self.renew_facts(ctx);
         self.look_at_facts_later(ctx);
         self.look_at_link_later(ctx);

@@ -164,8 +164,9 @@ conditions! {
     /// The agent has no fleet policy and therefore refuses every action.
     FleetPolicyMissing = "fleet-policy-missing", Warning,
         "Publish a policy that is signed by the keys in fleet.roots: `vigie fleet policy publish`.";
-    /// Audit records of fleet actions were dropped, because the broker did not take them and too many were waiting. The
-    /// next record that it takes says how many; the actions are in the agent's log.
+    /// Audit records of fleet actions were dropped, because the broker did not take them: too many were waiting, or they
+    /// are too large for its stream. The next record that it takes says how many, which ends this condition; the actions
+    /// are in the agent's log.
     FleetAuditDropped = "fleet-audit-dropped", Failed,
         "Check the stream AUDIT of the broker: `vigie fleet doctor`. Look for the missing actions in the agent's log.";
     /// Another host uses this agent's identity, or the identity was copied from another machine.

@@ -245,14 +245,25 @@ impl Fleet {
         self.runtime.block_on(self.broker.kill()).unwrap();
     }
 
-    /// A stream is lost, and made anew, while connections stand.
-    pub(crate) fn make_anew(&self, stream: &str) {
+    /// A stream is lost while connections stand.
+    pub(crate) fn lose(&self, stream: &str) {
         let subject = format!("$JS.API.STREAM.DELETE.{stream}");
         self.block_on(async {
             let delete = Outgoing { subject: &subject, ..Outgoing::default() };
             self.admin.client.request(delete, Duration::from_secs(20)).await.expect("the broker deletes it");
-            streams::ensure(&self.admin.client, &StreamSizes::default()).await.expect("it is made anew");
         });
+    }
+
+    /// Makes the streams that are not there.
+    pub(crate) fn make_streams(&self) {
+        let sizes = StreamSizes::default();
+        self.block_on(streams::ensure(&self.admin.client, &sizes)).expect("the broker makes them");
+    }
+
+    /// A stream is lost, and made anew, while connections stand.
+    pub(crate) fn make_anew(&self, stream: &str) {
+        self.lose(stream);
+        self.make_streams();
     }
 
     /// An administrator changes the largest message that a stream takes.

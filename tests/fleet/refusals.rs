@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use vigie_fleet::answer::AnswerStatus;
 use vigie_fleet::subjects;
@@ -271,7 +272,38 @@ fn no_action_keeps_back_the_audit_records_after_it() {
     assert_eq!((&shortened["signers"], &shortened["asked"]["shortened"]), (&json!(["alice"]), &json!(true)));
     fleet.limit_messages(subjects::AUDIT, 64);
     fleet.ask(&action());
-    member.host.wait_log("an audit record is dropped");
+    let is_told = || member.host.condition("agent", "fleet-audit-dropped");
+    let told = patiently("it is told that a record is dropped", is_told);
+    assert_eq!(told["detail"], "audit records were dropped because the broker did not take them: 1");
     fleet.limit_messages(subjects::AUDIT, 16 * 1024);
     assert_eq!(recorded(&action())["dropped"], 1);
+    // Without a further action.
+    patiently("the auditors know", || is_told().is_none().then_some(()));
+}
+
+/// A reload that joins anew costs the auditors nothing.
+#[test]
+fn records_that_wait_for_the_broker_are_sent_by_the_next_membership() {
+    if server_is_missing() {
+        return;
+    }
+    let mut fleet = Fleet::new();
+    let member = fleet.host("web-1", "");
+    let running = member.host.start();
+    member.wait_connected();
+    fleet.lose(subjects::AUDIT);
+    let asked: Vec<_> = (0..3).map(|_| fleet.ask(&action())).collect();
+    for id in &asked {
+        fleet.answers(id, 1);
+    }
+
+    member.configure("groups = [\"db\"]\n", "");
+    running.signal(Signal::SIGHUP);
+    patiently("it joins anew", || (fleet.facts("web-1")?["groups"] == json!(["db"])).then_some(()));
+    fleet.make_streams();
+
+    patiently("all are in the audit", || {
+        let audit = fleet.audit("web-1");
+        asked.iter().all(|id| audit.iter().any(|record| record.action.as_ref() == Some(id))).then_some(())
+    });
 }
