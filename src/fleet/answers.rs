@@ -160,6 +160,8 @@ pub(crate) struct Answers<'a> {
 pub(crate) enum Came {
     /// Nothing yet, or nothing new.
     Nothing,
+    /// The next fetch takes it.
+    LeftToFetch,
     /// An agent's whole answer.
     Answer { action: ActionId, agent: AgentId, answer: Box<Answer>, kind: Kind },
     /// A message that no honest agent sent.
@@ -265,7 +267,10 @@ impl<'a> Answers<'a> {
     /// fetch, which reads older messages first: the answer before it holds, and what comes live can have gaps.
     pub(crate) fn take_live(&mut self, action: &ActionId, subject: &str, payload: &[u8], now: i64) -> Came {
         if collect::is_of_restored_state(payload) {
-            return Came::Nothing;
+            let agent = subjects::last_name(subject);
+            let is_awaited =
+                |agent| self.actions.get(action).is_some_and(|asked| asked.silent.contains(&agent));
+            return if agent.is_some_and(is_awaited) { Came::LeftToFetch } else { Came::Nothing };
         }
         self.take(action, subject, payload, now)
     }
@@ -416,7 +421,7 @@ mod tests {
             for part in whole.iter().take(lost).chain(whole.iter().skip(lost + 1)).take(whole.len() - 1) {
                 assert!(matches!(answers.take_live(&id, &subject, part, 1), Came::Nothing));
             }
-            assert!(matches!(answers.take_live(&id, &subject, &interrupted, 1), Came::Nothing));
+            assert!(matches!(answers.take_live(&id, &subject, &interrupted, 1), Came::LeftToFetch));
             assert_eq!(answers.missing(&id).count(), 1, "it is fetched");
 
             let fetched = whole.iter().chain([&interrupted]);

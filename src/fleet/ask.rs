@@ -271,6 +271,42 @@ pub(crate) struct Waiting {
     pub(crate) ends: Option<i64>,
 }
 
+/// When what did not come live is fetched.
+struct Fetches {
+    at: Instant,
+    pause: Duration,
+    /// Something came live that only a fetch can take.
+    is_awaited: bool,
+}
+
+impl Fetches {
+    fn begin(now: Instant) -> Self {
+        Self { at: now + FETCH_AFTER.start, pause: FETCH_AFTER.start, is_awaited: false }
+    }
+
+    /// An answer came: while they come there is nothing to fetch, unless a fetch is awaited.
+    fn put_off(&mut self, now: Instant) {
+        if !self.is_awaited {
+            self.at = now + FETCH_AFTER.start;
+        }
+    }
+
+    /// What came is left to a fetch. Whoever sends such things all the time causes no more fetches than answers do.
+    fn bring_forward(&mut self, now: Instant) {
+        if !self.is_awaited {
+            self.is_awaited = true;
+            self.at = self.at.min(now + FETCH_AFTER.start);
+        }
+    }
+
+    /// A fetch ended; whether it gave something says when the next one is.
+    fn fetched(&mut self, now: Instant, gave: bool) {
+        self.pause = if gave { FETCH_AFTER.start } else { (self.pause * 2).min(FETCH_AFTER.end) };
+        self.at = now + self.pause;
+        self.is_awaited = false;
+    }
+}
+
 /// Prints answers as they come; `false` when the user has had enough.
 pub(crate) async fn collect(
     answers: &mut Answers<'_>,
@@ -292,8 +328,7 @@ pub(crate) async fn collect(
     tokio::pin!(interrupt);
     let mut picture = tokio::time::interval(PICTURE);
     picture.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut pause = FETCH_AFTER.start;
-    let mut fetch_at = Instant::now() + pause;
+    let mut fetches = Fetches::begin(Instant::now());
     while !is_done(answers, waiting) {
         tokio::select! {
             biased;
@@ -301,7 +336,12 @@ pub(crate) async fn collect(
                 view.note("the action continues without you");
                 return Ok(false);
             }
-            () = sleep_until(fetch_at) => {
+            () = sleep_until(deadline) => {
+                // What came last and could not be taken live.
+                fetch_missing(answers, view, asked.connection, asked.profile, waiting).await?;
+                break;
+            }
+            () = sleep_until(fetches.at) => {
                 let before = answers.silent_to(&waiting.action).count();
                 // A broker that is away for a while is no end.
                 find_joined(answers, asked, waiting).await;
@@ -309,21 +349,22 @@ pub(crate) async fn collect(
                     find_returned(answers, asked, &waiting.action).await;
                 }
                 let fewer = answers.silent_to(&waiting.action).count() < before;
-                pause = if fewer { FETCH_AFTER.start } else { (pause * 2).min(FETCH_AFTER.end) };
-                fetch_at = Instant::now() + pause;
+                fetches.fetched(Instant::now(), fewer);
             }
             message = asked.live.next() => {
                 let Some(message) = message else { break };
                 let (subject, payload) = (&message.subject, &message.payload);
                 let came = answers.take_live(&waiting.action, subject, payload, files::now());
-                if let Came::Answer { .. } = &came {
-                    show(view, came, waiting)?;
-                    // While they come there is nothing to fetch.
-                    fetch_at = Instant::now() + FETCH_AFTER.start;
+                match &came {
+                    Came::Answer { .. } => {
+                        show(view, came, waiting)?;
+                        fetches.put_off(Instant::now());
+                    }
+                    Came::LeftToFetch => fetches.bring_forward(Instant::now()),
+                    Came::Nothing | Came::Flagged(_) => {}
                 }
             }
             _ = picture.tick() => view.progress(answers, waiting.until.as_deref()),
-            () = sleep_until(deadline) => break,
         }
     }
     Ok(true)
@@ -415,7 +456,7 @@ async fn find_returned(answers: &Answers<'_>, asked: &Pending<'_>, action: &Acti
 /// Prints what a message gave.
 pub(crate) fn show(view: &mut View<'_>, came: Came, waiting: &Waiting) -> Result<(), Failure> {
     match came {
-        Came::Nothing => Ok(()),
+        Came::Nothing | Came::LeftToFetch => Ok(()),
         Came::Answer { action, agent, answer, kind } => {
             if kind.is_shown(waiting.show) {
                 view.answer(&action, &agent, &answer, kind)
@@ -424,5 +465,35 @@ pub(crate) fn show(view: &mut View<'_>, came: Came, waiting: &Waiting) -> Result
             }
         }
         Came::Flagged(flag) => view.flagged(&flag),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_to_a_fetch_is_fetched_soon_however_many_others_answer() {
+        let begin = Instant::now();
+        let after = |milliseconds| begin + Duration::from_millis(milliseconds);
+        let mut fetches = Fetches::begin(begin);
+        fetches.put_off(after(300));
+        assert_eq!(fetches.at, after(700), "nothing is awaited");
+        for _ in 0..6 {
+            fetches.fetched(after(1000), false);
+        }
+        assert_eq!(fetches.at, after(6000));
+
+        fetches.bring_forward(after(1100));
+        for late in (1100..1500).step_by(10) {
+            fetches.put_off(after(late));
+            fetches.bring_forward(after(late));
+        }
+
+        assert_eq!(fetches.at, after(1500));
+        // The next is not sooner for those who send such things all the time.
+        fetches.fetched(after(1500), true);
+        fetches.bring_forward(after(1501));
+        assert_eq!(fetches.at, after(1900));
     }
 }
