@@ -264,11 +264,13 @@ fn disk_hint(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> 
     }
 }
 
-/// Does what a file system that does not respond holds up, and reports that on standard error when it takes long: there
-/// is no socket yet that could show it, and perhaps no log.
+/// Does what a file system that does not respond, or a large journal, holds up, and reports on standard error when it takes
+/// long: there is no socket yet that could show it, and perhaps no log.
 fn not_silently<T>(directory: &Path, work: impl FnOnce() -> T) -> T {
     let (done, waiting) = mpsc::channel::<()>();
-    let text = format!("the file system of {directory:?} does not respond; the agent starts when it does");
+    let text = format!(
+        "still opening {directory:?}: its file system is slow or does not respond, or the journal in it is large"
+    );
     let reporting = std::thread::Builder::new().spawn(move || {
         if waiting.recv_timeout(SILENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
             print::problem(&text);
@@ -317,10 +319,20 @@ fn reserve_descriptors(config: &LoadedConfig) -> Result<(), Failure> {
         let (what, hint) = if descriptors::is_shortage(&error) {
             ("cannot reserve descriptors for modules", hint)
         } else {
-            ("cannot open /dev/null", "create it: `mknod -m 666 /dev/null c 1 3`, or mount /dev")
+            ("cannot open /dev/null", null_hint(&error))
         };
         Failure::new(Exit::Unavailable, format!("{what}: {error}"), hint)
     })
+}
+
+/// What to do about a `/dev/null` that cannot be opened.
+fn null_hint(error: &std::io::Error) -> &'static str {
+    match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::ENOENT | Errno::ENXIO) => "create it: `mknod -m 666 /dev/null c 1 3`, or mount /dev",
+        _ => {
+            "make it readable for the agent's user: `chmod 666 /dev/null`; /dev must not be mounted with nodev"
+        }
+    }
 }
 
 /// A panic aborts the agent; the modules end with it and the service manager starts it again. Before that it
@@ -592,4 +604,19 @@ async fn stop(running: Running, log: &Logger) {
     let containment = running.containment;
     work_threads::run(Lane::Kill, move || containment.remove()).await.ok();
     info!(log, "agent stopped");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_device_that_is_not_there_is_to_be_made() {
+        for errno in [Errno::ENOENT, Errno::ENXIO] {
+            assert!(null_hint(&errno.into()).starts_with("create it"), "{errno}");
+        }
+        for errno in [Errno::EACCES, Errno::EPERM, Errno::EIO] {
+            assert!(null_hint(&errno.into()).starts_with("make it readable"), "{errno}");
+        }
+    }
 }
