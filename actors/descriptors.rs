@@ -4,9 +4,11 @@ use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use vigie_protocol::catalogue::AgentCondition;
 
 use nix::errno::Errno;
+use vigie_protocol::catalogue::AgentCondition;
+
+use crate::metrics_server::MAX_SCRAPERS;
 
 /// Descriptors held back: starting a process takes six at once, the rest is for the agent's own threads meanwhile.
 const RESERVED: usize = 24;
@@ -14,8 +16,9 @@ const RESERVED: usize = 24;
 /// Descriptors that a living module takes: three pipes, its process, and its connections.
 const OF_MODULE: u64 = 8;
 
-/// Descriptors that the agent itself uses while nobody asks it: runtime, locks, journal, log, guard, sockets.
-const OF_AGENT: u64 = 40;
+/// Descriptors that the agent itself uses while no client asks it: runtime, locks, journal, log, guard, sockets, and the
+/// scrapers of its two listeners.
+const OF_AGENT: u64 = 40 + 2 * MAX_SCRAPERS as u64;
 
 /// Fewest clients that must be possible.
 const FEWEST_CLIENTS: u64 = 4;
@@ -116,9 +119,9 @@ mod tests {
 
     #[test]
     fn clients_follow_the_limit_and_modules_come_first() {
-        assert_eq!(clients_within(65_536, 5), Ok(32_716));
-        assert_eq!(clients_within(128, 2), Ok(24));
-        assert_eq!(clients_within(64, 2), Err(TooFewDescriptors { limit: 64, modules: 2, needed: 88 }));
+        assert_eq!(clients_within(65_536, 5), Ok(32_700));
+        assert_eq!(clients_within(128, 2), Ok(8));
+        assert_eq!(clients_within(64, 2), Err(TooFewDescriptors { limit: 64, modules: 2, needed: 120 }));
     }
 
     #[test]

@@ -3,9 +3,9 @@
 //!
 //! Started by the agent after everything that a status asks, told of changes by `ConfigLoader`. It knows nothing
 //! itself: each answer is a status of that moment, written by the crate `vigie_metrics`. A scraper that sends garbage,
-//! nothing, or takes nothing costs its own connection. When all places of a listener are taken, the one that has been
-//! connected longest without having asked gives way to the next. What the server cannot do is the condition
-//! `metrics-unavailable`; the agent runs on.
+//! nothing, or takes nothing costs its own connection. When all places of a listener are taken, the one that keeps the
+//! agent waiting longest, with its request or for taking its answer, gives way to the next; who waits for the agent keeps
+//! its place. What the server cannot do is the condition `metrics-unavailable`; the agent runs on.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -47,10 +47,11 @@ pub const WRITER_COMMAND: &str = "write-metrics";
 const MAILBOX_CAPACITY: usize = 4;
 
 /// Scrapers that are connected to one listener at a time.
-const MAX_SCRAPERS: usize = 16;
+pub(crate) const MAX_SCRAPERS: usize = 16;
 
-/// Time that each scraper has before it gives way. Any user of this host may connect to the TCP address as often as he
-/// likes: this is time enough for whoever asks at once, and 320 silent ones in a second keep nobody waiting for long.
+/// Time that each scraper has for its request, and again for taking the answer, before it gives way. Any user of this
+/// host may connect to the TCP address as often as he likes: this is time enough for whoever asks at once, and 320 silent
+/// ones in a second keep nobody waiting for long.
 const LEAST_TIME: Duration = Duration::from_millis(50);
 
 /// Time that a scraper has to ask, and again to take its answer. Prometheus itself gives up after 10 s.
@@ -220,12 +221,13 @@ struct Serving {
     log: Logger,
 }
 
-/// A connected scraper; they are kept in the order in which they came.
+/// Since when the agent waits for a scraper; nothing while the scraper waits for the agent.
+type AwaitedSince = Rc<Cell<Option<Instant>>>;
+
+/// A connected scraper.
 struct Scraper {
     answering: AbortHandle,
-    since: Instant,
-    /// Whether it has sent a whole request.
-    has_asked: Rc<Cell<bool>>,
+    awaited: AwaitedSince,
 }
 
 impl Serving {
@@ -242,16 +244,16 @@ impl Serving {
                 continue;
             };
             make_room(&mut scrapers).await;
-            let (me, has_asked) = (self.clone(), Rc::new(Cell::new(false)));
-            let asked = has_asked.clone();
-            let answering = actix_rt::spawn(async move { me.answer(stream, &asked).await }).abort_handle();
-            scrapers.push(Scraper { answering, since: Instant::now(), has_asked });
+            let (me, awaited) = (self.clone(), AwaitedSince::new(Cell::new(Some(Instant::now()))));
+            let noted = awaited.clone();
+            let answering = actix_rt::spawn(async move { me.answer(stream, &noted).await }).abort_handle();
+            scrapers.push(Scraper { answering, awaited });
         }
     }
 
-    async fn answer(&self, mut stream: impl AsyncRead + AsyncWrite + Unpin, has_asked: &Cell<bool>) {
+    async fn answer(&self, mut stream: impl AsyncRead + AsyncWrite + Unpin, awaited: &Cell<Option<Instant>>) {
         let Ok(Some(head)) = tokio::time::timeout(PATIENCE, read_head(&mut stream)).await else { return };
-        has_asked.set(true);
+        awaited.set(None);
         let response = match http::read(&head, self.on_loopback) {
             Ok(wanted) => match self.asked.status().await {
                 Some(status) => http::page(wanted, &vigie_metrics::render(&status, wanted.form)),
@@ -259,6 +261,7 @@ impl Serving {
             },
             Err(refused) => refused.response(),
         };
+        awaited.set(Some(Instant::now()));
         let writing = async {
             stream.write_all(&response).await?;
             stream.shutdown().await
@@ -267,19 +270,25 @@ impl Serving {
     }
 }
 
-/// Has one place free: that of the scraper that has been connected longest without having asked, or else longest.
+/// Has one place free: that of the scraper for which the agent has waited longest. While all wait for the agent, a place
+/// becomes free as soon as one is answered.
 async fn make_room(scrapers: &mut Vec<Scraper>) {
     loop {
         scrapers.retain(|scraper| !scraper.answering.is_finished());
         if scrapers.len() < MAX_SCRAPERS {
             return;
         }
-        let silent = scrapers.iter().position(|scraper| !scraper.has_asked.get()).unwrap_or(0);
-        let until = scrapers[silent].since + LEAST_TIME;
-        if Instant::now() >= until {
-            scrapers.remove(silent).answering.abort();
-            return;
-        }
+        let awaited =
+            scrapers.iter().enumerate().filter_map(|(at, scraper)| Some((scraper.awaited.get()?, at)));
+        let now = Instant::now();
+        let until = match awaited.min() {
+            Some((since, at)) if since + LEAST_TIME <= now => {
+                scrapers.remove(at).answering.abort();
+                return;
+            }
+            Some((since, _)) => since + LEAST_TIME,
+            None => now + LEAST_TIME,
+        };
         tokio::time::sleep_until(until).await;
     }
 }
@@ -408,4 +417,48 @@ async fn write(vigie: &Path, path: &Path, page: String) -> io::Result<()> {
     }
     let words = String::from_utf8_lossy(&ended.stderr);
     Err(io::Error::other(format!("{} ({})", words.trim(), ended.status)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Scrapers that stay, and who ends the first of them.
+    fn scrapers(awaited: Option<Instant>) -> (Vec<Scraper>, tokio::sync::oneshot::Sender<()>) {
+        let (end, ended) = tokio::sync::oneshot::channel();
+        let first = actix_rt::spawn(async { drop(ended.await) }).abort_handle();
+        let rest = (1..MAX_SCRAPERS).map(|_| actix_rt::spawn(std::future::pending::<()>()).abort_handle());
+        let scraper = |answering| Scraper { answering, awaited: AwaitedSince::new(Cell::new(awaited)) };
+        (std::iter::once(first).chain(rest).map(scraper).collect(), end)
+    }
+
+    #[actix_rt::test]
+    async fn a_scraper_that_waits_for_the_agent_keeps_its_place_however_many_come() {
+        tokio::time::pause();
+        let (mut all, end) = scrapers(None);
+        let waiting = tokio::time::timeout(Duration::from_secs(60), make_room(&mut all)).await;
+        assert!(waiting.is_err() && all.len() == MAX_SCRAPERS, "a status that takes long cuts nobody off");
+
+        end.send(()).unwrap();
+
+        make_room(&mut all).await;
+        assert_eq!(all.len(), MAX_SCRAPERS - 1, "the one that was answered");
+        assert!(!all.iter().any(|scraper| scraper.answering.is_finished()));
+    }
+
+    #[actix_rt::test]
+    async fn the_scraper_that_keeps_the_agent_waiting_longest_gives_way() {
+        tokio::time::pause();
+        let begin = Instant::now();
+        let (mut all, _end) = scrapers(None);
+        all[7].awaited.set(Some(begin + Duration::from_millis(10)));
+        all[3].awaited.set(Some(begin + Duration::from_millis(20)));
+
+        make_room(&mut all).await;
+
+        let waited = begin.elapsed().saturating_sub(LEAST_TIME).as_millis();
+        assert!((10..15).contains(&waited), "{waited}");
+        let left: Vec<usize> = (0..all.len()).filter(|at| all[*at].awaited.get().is_some()).collect();
+        assert_eq!((all.len(), left), (MAX_SCRAPERS - 1, vec![3]));
+    }
 }
