@@ -115,3 +115,46 @@ impl Scan<'_> {
         before > 0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use vigie_sdk::Query;
+    use vigie_tree::{Root, Tree};
+
+    use super::*;
+    use crate::catalogue::rules;
+    use crate::parameters::Parameters;
+    use crate::scan::SoFar;
+
+    #[test]
+    fn what_one_account_cannot_pay_for_is_read_for_the_next_one() {
+        const UNIT: &str = "[Service]\nEnvironmentFile=/shared\n";
+        let directory = tempfile::tempdir().expect("a directory can be made");
+        for (name, content) in [("shared", "LD_PRELOAD=/x.so\n"), ("a.service", UNIT), ("shared.sh", "/x\n")]
+        {
+            std::fs::write(directory.path().join(name), content).expect("the directory is writable");
+        }
+        let tree = Tree::open(directory.path()).expect("it is there");
+        let root = Root::open(directory.path()).expect("it is there");
+        let parameters = Parameters::from_query(&Query::new(None)).expect("nothing is asked for");
+        let so_far = SoFar::default();
+        let mut scan = Scan::new(&tree, &root, &parameters, &|_, _| false, &so_far);
+        let unit = tree.find(b"/a.service").expect("it was written");
+        let directive = crate::unit::parse(UNIT.as_bytes()).remove(0);
+        let rule = rules().find(|rule| rule.technique == "user-rc").expect("the catalogue has it");
+        let shared = tree.find(b"/shared.sh").expect("it was written");
+
+        // The first one has just enough to name a file, and nothing to open it.
+        for (account, has_nothing) in [(1000, true), (1001, false)] {
+            scan.reads_for = account;
+            if has_nothing {
+                scan.allowances.insert(account, COST_OF_NAME + 1);
+            }
+            scan.environment_file(&unit, &directive);
+            scan.matched(rule, shared.clone());
+        }
+
+        let found: Vec<&str> = scan.finished().records.iter().map(|record| record.technique).collect();
+        assert_eq!(found, ["sd-envfile", "user-rc"]);
+    }
+}

@@ -126,7 +126,10 @@ fn after(text: &str, words: &str) -> Vec<String> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Quotes {
     Closed,
+    /// What is quoted with this mark is read as if it were not, and the other way round: `alias x='. "NAME"'`.
     Open(char),
+    /// The first backquote ends a command.
+    InBackquotes,
     /// What is in quotes may be commands: `eval '. NAME'`, `"$(. NAME)"`.
     AroundCommands,
 }
@@ -134,17 +137,19 @@ enum Quotes {
 /// The files that a line of a shell's script reads as parts of it; perhaps more of them, and not fewer.
 fn sourced(text: &str, push: &mut dyn FnMut(String)) {
     let is_comment = text.trim_start().starts_with('#');
-    let ways = [Quotes::Closed, Quotes::Open('"'), Quotes::Open('\''), Quotes::AroundCommands];
+    let ways =
+        [Quotes::Closed, Quotes::Open('"'), Quotes::Open('\''), Quotes::InBackquotes, Quotes::AroundCommands];
     let mut seen = HashSet::new();
     for quotes in ways {
         let (is_wanted, is_prose) = match quotes {
             Quotes::Closed => (!is_comment, false),
             Quotes::Open(mark) => (text.contains(mark), is_comment),
+            Quotes::InBackquotes => (!is_comment && text.contains('`'), false),
             Quotes::AroundCommands => (!is_comment && text.contains(['"', '\'']), true),
         };
-        // Of what may be no command at all, only what looks like a path is taken.
+        // A shell reads no directory.
         let mut once = |name: String| {
-            if (!is_prose || name.starts_with(['/', '~', '$', '`'])) && seen.insert(name.clone()) {
+            if (!is_prose || is_path(&name)) && !name.ends_with('/') && seen.insert(name.clone()) {
                 push(name);
             }
         };
@@ -154,22 +159,54 @@ fn sourced(text: &str, push: &mut dyn FnMut(String)) {
     }
 }
 
+/// Whether a word looks like a path: only such are taken of what may be no command at all.
+fn is_path(name: &str) -> bool {
+    name.starts_with(['/', '~', '$', '`'])
+}
+
 fn sourced_within(text: &str, quotes: Quotes, push: &mut dyn FnMut(String)) {
-    const BEFORE_COMMANDS: [&str; 17] = [
-        "!", "{", "if", "then", "elif", "else", "while", "until", "do", "time", "builtin", "command",
-        "begin", "and", "or", "not", "eval",
+    const BEFORE_COMMANDS: [&str; 23] = [
+        "!",
+        "{",
+        "if",
+        "then",
+        "elif",
+        "else",
+        "while",
+        "until",
+        "do",
+        "time",
+        "builtin",
+        "command",
+        "begin",
+        "and",
+        "or",
+        "not",
+        "eval",
+        "exec",
+        "coproc",
+        "noglob",
+        "nocorrect",
+        "repeat",
+        "-",
     ];
-    let is_of_name = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
+    let is_number = |word: &str| word.chars().all(|letter| letter.is_ascii_digit());
     let is_descriptor = |word: &str| {
         let in_braces = word.strip_prefix('{').is_some_and(|rest| rest.ends_with('}'));
-        in_braces || word.chars().all(|letter| letter.is_ascii_digit())
+        in_braces || is_number(word)
     };
     let has_quotes = quotes != Quotes::AroundCommands;
     // Whether the next word is a command, the name of a file, or where something is redirected to.
     let (mut begins, mut is_named, mut is_target) = (true, false, false);
+    // Whether it may be an option, or a number, of a word before a command; and whether a name must look like a path.
+    let (mut has_options, mut is_prose) = (false, false);
     let mut quote = if let Quotes::Open(mark) = quotes { Some(mark) } else { None };
     // What was quoted before this line may be the value of a variable, and then a command follows.
     let mut word = quote.map(|_| "=".to_owned());
+    let mut is_before = quote.is_some();
+    let mut in_backquotes = quotes == Quotes::InBackquotes;
+    // Whether a name was taken up to a mark that may be the closing one, and whether it is that mark which is open.
+    let (mut is_taken, mut may_be_closed) = (false, false);
     // Whether a backslash stands for itself: in `'…'`, but not in `$'…'`.
     let mut is_literal = quote == Some('\'');
     let mut letters = text.chars().chain([';']);
@@ -179,22 +216,44 @@ fn sourced_within(text: &str, quotes: Quotes, push: &mut dyn FnMut(String)) {
             || matches!(letter, ';' | '&' | '|' | '(' | ')' | '`')
             || (!has_quotes && matches!(letter, '"' | '\''));
         let follows_dollar = word.as_deref().is_some_and(|word| word.ends_with('$'));
+        let opens_command = match letter {
+            '`' => !in_backquotes || word.is_none(),
+            _ => letter == '(' && follows_dollar,
+        };
+        // In a way of reading that is only assumed, a mark that opens may be the one that closes.
+        let is_assumed = match letter {
+            '`' => opens_command && quotes != Quotes::Closed,
+            _ => quotes == Quotes::Open(letter),
+        };
+        let name = word.as_ref().filter(|word| is_assumed && is_named && !is_taken && is_path(word));
         match (quote, letter) {
             (Some(mark), _) if letter == mark => {
                 (quote, is_literal) = (None, false);
                 word.get_or_insert_default().extend(matches!(mark, ')' | '`').then_some(mark));
+                if std::mem::take(&mut is_before) {
+                    word = Some("=".to_owned());
+                }
             }
             (None, '"' | '\'') if has_quotes => {
+                may_be_closed = name.is_some();
+                is_taken |= may_be_closed;
+                name.cloned().into_iter().for_each(&mut *push);
                 (quote, is_literal) = (Some(letter), letter == '\'' && !follows_dollar);
                 word.get_or_insert_default();
             }
             (None, '#') if word.is_none() && has_quotes => break,
-            (None, '(' | '`') if is_named && (letter == '`' || follows_dollar) => {
+            (None, '(' | '`') if is_named && opens_command => {
+                may_be_closed = name.is_some();
+                is_taken |= may_be_closed;
+                name.cloned().into_iter().for_each(&mut *push);
                 // A command in the name: what it is, is not known.
                 word.get_or_insert_default().push(letter);
                 quote = Some(if letter == '`' { '`' } else { ')' });
             }
             (None, '&' | '|') if is_target && word.is_none() => {}
+            (None, _) if letter.is_whitespace() && begins && word.as_deref().is_some_and(is_subscript) => {
+                word.get_or_insert_default().push(letter);
+            }
             (None, _) if letter.is_whitespace() || is_operator => {
                 match word.take() {
                     // The number of a descriptor, or the variable that gets it.
@@ -202,21 +261,29 @@ fn sourced_within(text: &str, quotes: Quotes, push: &mut dyn FnMut(String)) {
                     Some(_) if is_target => is_target = false,
                     Some(option) if is_named && option.starts_with('-') => {}
                     Some(name) if is_named => {
-                        push(name);
+                        if !is_prose || is_path(&name) {
+                            push(name);
+                        }
                         (begins, is_named) = (false, false);
                     }
-                    Some(word) if begins => {
-                        is_named = matches!(&*word, "." | "source");
-                        let is_assignment =
-                            word.split_once('=').is_some_and(|(name, _)| name.chars().all(is_of_name));
-                        begins = is_assignment || BEFORE_COMMANDS.contains(&&*word);
+                    Some(word) if begins || word == "{" => {
+                        // Behind a mark that may be an opening one, the command may begin.
+                        let command = word.strip_prefix('=');
+                        is_prose = command.is_some();
+                        let command = command.unwrap_or(&word);
+                        is_named = matches!(command, "." | "source");
+                        is_taken = false;
+                        has_options = BEFORE_COMMANDS.contains(&command)
+                            || (has_options && (word.starts_with('-') || is_number(&word)));
+                        begins = has_options || is_assignment(&word);
                     }
                     _ => {}
                 }
+                in_backquotes ^= letter == '`';
                 if redirects {
                     is_target = true;
                 } else if is_operator {
-                    (begins, is_named, is_target) = (true, false, false);
+                    (begins, is_named, is_target, has_options) = (true, false, false, false);
                 }
             }
             _ => {
@@ -226,10 +293,31 @@ fn sourced_within(text: &str, quotes: Quotes, push: &mut dyn FnMut(String)) {
             }
         }
     }
-    if let Some(begun) = word.filter(|_| is_named && quote.is_some()) {
+    let goes_on = is_named && quote.is_some() && !may_be_closed;
+    if let Some(begun) = word.filter(|begun| goes_on && (!is_prose || is_path(begun))) {
         // The name goes on in the next line.
         push(format!("{}$", begun.trim_end_matches(';')));
     }
+}
+
+/// What follows the name that a word of a shell begins with.
+fn after_name(word: &str) -> &str {
+    word.trim_start_matches(|letter: char| letter.is_ascii_alphanumeric() || letter == '_')
+}
+
+/// Whether a word assigns to a variable: `x=`, `x+=`, `x[1]=`. Without a name, the name was in the lines before.
+fn is_assignment(word: &str) -> bool {
+    let rest = after_name(word);
+    match rest.strip_prefix('[') {
+        Some(subscript) => subscript.contains("]=") || subscript.contains("]+="),
+        None => rest.starts_with('=') || rest.starts_with("+="),
+    }
+}
+
+/// Whether a word may be the beginning of `x[1 + 2]=3`.
+fn is_subscript(word: &str) -> bool {
+    let rest = after_name(word);
+    rest.len() < word.len() && rest.starts_with('[') && !rest.contains(']')
 }
 
 /// All that a line assigns to a variable: `NAME=VALUE`, `"NAME=VALUE"` or `${NAME:=VALUE}`. Values are looked into for
@@ -463,6 +551,20 @@ mod tests {
     }
 
     #[test]
+    fn what_is_kept_of_a_line_of_a_script_is_no_longer_than_a_few_times_the_line() {
+        for text in ["''b", "\"\"b", "``b", "'`b\"", "; . /a'b'", "; . /a`b`", "'; . /", "x[1 ", "$("] {
+            for start in ["'; . /", "\"; . /", "`; . /", ". /", ""] {
+                let text = format!("{start}{}", text.repeat(4_096));
+
+                let found = found(Syntax::Source, &text);
+
+                let kept: usize = found.iter().flat_map(|(_, names)| names).map(String::len).sum();
+                assert!(kept <= 12 * text.len(), "{kept} of {}: {}", text.len(), &text[..16]);
+            }
+        }
+    }
+
+    #[test]
     fn statements_end_at_semicolons_and_braces() {
         let text = "http { # root /no;\n include\n  /a/*;server{root '/srv/app;x';}\n}\n";
         assert_eq!(found(Syntax::Statement("include"), text), one(2, &["/a/*"]));
@@ -518,6 +620,37 @@ mod tests {
             assert_eq!(found(hidden), ["/e"], "{hidden}");
         }
         assert_eq!(found(". `echo /e`\n. \"/a\nb\"\n"), ["`echo /e`", "/a$"]);
+        for one in [
+            "x=`. /e`\n",
+            "eval `. /e`\n",
+            "x=`. /e`; y=z\n",
+            "function f { . /e; }\n",
+            "command -p . /e\n",
+            "coproc . /e\n",
+            "coproc NAME { . /e; }\n",
+            "time -p . /e\n",
+            "x+=2 . /e\n",
+            "x[1]=2 . /e\n",
+            "x[1 + 2]+=3 . /e\n",
+            "noglob . /e\n",
+            "- . /e\n",
+            "repeat 1 . /e\n",
+            // What is in quotes may be a command, and the line is known as a whole.
+            "alias act='cd x; . /e'\n",
+            "alias act='cd x; . /e' other\n",
+            "trap \". /e\" EXIT\n",
+        ] {
+            assert_eq!(found(one), ["/e"], "{one}");
+        }
+        for named in ["PROMPT_COMMAND=\". '/e f'\"\n", "eval '. \"/e f\"'\n", "x='y; . \"/e f\"'\n"] {
+            assert_eq!(found(named), ["/e f"], "{named}");
+        }
+        // A backquote may be the end of a command that began before the line, or its beginning.
+        assert_eq!(found("x=`\n. /e`; . /f\n"), ["/e`; . /f$", "/e", "/f"]);
+        assert_eq!(found("x=`echo\n`; . `echo /e`; . /f`echo y`\n"), ["`echo /e`", "/f", "/f`echo y`"]);
+        assert_eq!(found("x=`. /e`; . /f; y=`z`\n")[..2], ["/e", "/f"]);
+        assert_eq!(found(". /a/`uname`/y\n"), ["/a/`uname`/y"]);
+        assert_eq!(found("(x -C . /no); echo x[1 . /no\n"), [""; 0]);
         assert_eq!(found("# don't source this\nx > . /no\necho \"source no\" 'a'\n"), [""; 0]);
         assert_eq!(found(&format!(": {}; . /far\n", "x".repeat(10_000))), ["/far"]);
     }

@@ -312,6 +312,10 @@ impl<'a> Scan<'a> {
         };
         let cost = file.as_ref().map_or(COST_OF_NAME, cost_of);
         let is_allowed = self.spend(self.writer(&entry), cost, &shown(&entry.path));
+        if !is_allowed {
+            // Another account that names this file may still have it read.
+            self.seen.remove(&(entry.path.clone(), technique));
+        }
         let file = file.filter(|file| {
             // Whoever made a link chose where it leads, and must not have others' files read by us.
             let by_link =

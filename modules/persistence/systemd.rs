@@ -358,7 +358,7 @@ impl Scan<'_> {
 
     /// Variables of a file that a unit reads, when they make programs load something. What lies in `/etc/default` is
     /// read by the catalogue.
-    fn environment_file(&mut self, unit: &Entry, directive: &Directive) {
+    pub(crate) fn environment_file(&mut self, unit: &Entry, directive: &Directive) {
         if directive.key != "EnvironmentFile" {
             return;
         }

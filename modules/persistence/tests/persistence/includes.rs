@@ -476,7 +476,8 @@ fn patterns_end_with_the_query() {
     let result = <vigie_persistence::Persistence as vigie_sdk::StandardModule>::run(&query);
 
     let took = jiff::Timestamp::now().duration_since(started);
-    assert!(took.as_secs() < 5, "{took:?}");
+    // All the patterns take hours; a busy host takes its time for one of them.
+    assert!(took.as_secs() < 120, "{took:?}");
     let skipped = result.coverage.expect("persistence always says what it covered").not_examined;
     assert!(skipped.iter().any(|skipped| skipped.what == "the rest"), "{skipped:?}");
 }
