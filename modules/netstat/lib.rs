@@ -30,6 +30,7 @@ use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use vigie_host::mounts::Mounts;
 use vigie_sdk::{ModuleResult, Query, StandardModule, privacy};
 
 pub use self::answer::masked_form;
@@ -108,7 +109,8 @@ fn look_elsewhere(parameters: &Parameters, backend: &Backend) -> Option<mpsc::Re
     // A thread that is held ends with the query's process.
     std::thread::spawn(move || {
         let own = namespaces::own_name();
-        sender.send(own.map_or_else(Elsewhere::from, |own| namespaces::elsewhere(&own, Path::new("/proc"))))
+        let look = |own: String| namespaces::elsewhere(&own, Path::new("/proc"), Mounts::read());
+        sender.send(own.map_or_else(Elsewhere::from, look))
     });
     Some(receiver)
 }

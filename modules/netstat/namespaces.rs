@@ -147,7 +147,7 @@ impl From<NamespaceError> for Elsewhere {
 }
 
 /// The network namespaces of processes and mounts beside the one of this name, as far as they can be seen at once.
-pub(crate) fn elsewhere(own: &str, proc: &Path) -> Elsewhere {
+pub(crate) fn elsewhere(own: &str, proc: &Path, mounts: io::Result<Mounts>) -> Elsewhere {
     let processes = match numbered(proc) {
         Ok(processes) => processes,
         Err(error) => return NamespaceError::ProcUnreadable(error).into(),
@@ -166,7 +166,7 @@ pub(crate) fn elsewhere(own: &str, proc: &Path) -> Elsewhere {
     if !processes.iter().any(|process| process.ends_with("1")) {
         unknown = Some("other users' processes are not shown in /proc".to_owned());
     }
-    match Mounts::read() {
+    match mounts {
         Ok(mounts) => others.extend(mounted(&mounts).into_iter().map(|(name, _)| name)),
         Err(error) => unknown = Some(NamespaceError::MountsUnreadable(error).to_string()),
     }
@@ -278,17 +278,22 @@ mod tests {
             std::fs::create_dir_all(proc.path().join(process).join("ns")).unwrap();
             std::os::unix::fs::symlink(target, proc.path().join(process).join("ns/net")).unwrap();
         }
-        let mounts = Mounts::read().unwrap();
-        let more = mounted(&mounts).into_iter().map(|(name, _)| name).collect::<HashSet<_>>().len();
+        let elsewhere = |proc: &Path| {
+            let mounts = b"60 25 0:4 net:[2] /run/netns/a rw - nsfs nsfs rw\n\
+                61 25 0:4 net:[3] /run/netns/b rw - nsfs nsfs rw\n";
+            elsewhere("net:[1]", proc, Ok(Mounts::parse(mounts)))
+        };
 
-        assert_eq!(elsewhere("net:[1]", proc.path()), Elsewhere { known: 1 + more, unknown: None });
+        assert_eq!(elsewhere(proc.path()), Elsewhere { known: 2, unknown: None });
         std::fs::create_dir_all(proc.path().join("9/ns/net")).unwrap();
-        let hidden = elsewhere("net:[1]", proc.path());
+        let hidden = elsewhere(proc.path());
         assert!(hidden.unknown.is_some_and(|why| why.contains("of 1 processes cannot be read")));
         std::fs::remove_dir_all(proc.path().join("1")).unwrap();
-        let hidden = elsewhere("net:[1]", proc.path());
+        let hidden = elsewhere(proc.path());
         assert!(hidden.unknown.is_some_and(|why| why.contains("not shown in /proc")));
-        assert!(elsewhere("net:[1]", Path::new("/no/such")).unknown.is_some());
+        assert!(elsewhere(Path::new("/no/such")).unknown.is_some());
+        let unread = super::elsewhere("net:[1]", proc.path(), Err(io::ErrorKind::NotFound.into()));
+        assert!(unread.unknown.is_some_and(|why| why.contains("mountinfo")));
     }
 
     #[test]
