@@ -59,6 +59,25 @@ fn read(pid: u32, processor: Processor) -> Option<ProcessUse> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::sys::signal::kill;
+    use nix::sys::wait::{WaitPidFlag, waitpid};
+    use nix::unistd::Pid;
+
+    #[test]
+    fn a_signal_that_a_stopped_process_was_sent_is_pending() {
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let pid = Pid::from_raw(child.id().cast_signed());
+        kill(pid, Signal::SIGSTOP).unwrap();
+        waitpid(pid, Some(WaitPidFlag::WUNTRACED)).unwrap();
+        let before = is_pending(child.id(), Signal::SIGUSR1);
+
+        kill(pid, Signal::SIGUSR1).unwrap();
+        let after = is_pending(child.id(), Signal::SIGUSR1);
+
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!((before, after), (false, true));
+    }
 
     #[test]
     fn what_this_process_uses_is_plausible() {
