@@ -137,7 +137,8 @@ impl Table {
             mounts.iter().filter(is_entered).map(|mount| (mount.id, is_asked(mount))).collect();
         let top = rustix::fs::openat(CWD, "/", REFERENCE, Mode::empty()).ok();
         // In a directory that is the root of this process alone, the table does not name the mount that it is in.
-        if !mounts.iter().any(|mount| mount.point == Path::new("/"))
+        if mounts.iter().next().is_some()
+            && !mounts.iter().any(|mount| mount.point == Path::new("/"))
             && let Some(id) = top.as_ref().and_then(|top| number_of(top.as_fd()).ok().flatten())
         {
             entered.insert(id, true);
@@ -521,6 +522,11 @@ mod tests {
 
         assert!(avoided.status_of_name(top.as_fd(), OsStr::new(".")).is_ok());
         assert!(!avoided.is_doubted());
+        let without_proc = Avoided::among(&Mounts::default());
+        for path in ["/proc", "/dev", "/sys"] {
+            let found = without_proc.open(Path::new(path), OFlags::RDONLY | OFlags::DIRECTORY);
+            assert!(found.is_ok(), "{path}: {found:?}");
+        }
     }
 
     #[test]

@@ -72,6 +72,7 @@ use crate::due::DueLanes;
 use crate::ending::Owner;
 use crate::events::{Busy, Happened, Mailbox, Taken, Window};
 use crate::ledger::{Beginning, Entry, Ledger};
+use crate::object::Object;
 use crate::probe::Prober;
 use crate::recorded::PackageRecords;
 use crate::rules::{Coverage, Interest, Rules, Severity};
@@ -177,6 +178,8 @@ pub struct Engine<S> {
     mounts_changed: bool,
     mounts_read: Option<Instant>,
     unknown_mounts: UnknownMounts,
+    /// Files with another content of which no write was heard yet, as they were seen.
+    unheard: HashMap<PathBuf, Object>,
     /// Bytes of the longest path of a root.
     longest_root: usize,
     /// Entries that were looked at once: what is new below them is told.
@@ -272,6 +275,7 @@ impl<S: Sink> Engine<S> {
             mounts_changed: false,
             mounts_read: None,
             unknown_mounts: UnknownMounts::default(),
+            unheard: HashMap::new(),
             longest_root: 0,
             learned: Arc::default(),
             seen_until: SystemTime::now(),

@@ -17,20 +17,26 @@ const UNKNOWN_LONG: Duration = Duration::from_secs(2);
 /// Pause before such a path is looked at again.
 const UNKNOWN_PAUSE: Duration = Duration::from_secs(10);
 
-/// Paths in mounts that nobody knows, and since when each of them is.
+/// Paths in mounts that nobody knows: since when each of them is, and when that was seen last.
 #[derive(Debug, Default)]
-pub(super) struct UnknownMounts(HashMap<PathBuf, Instant>);
+pub(super) struct UnknownMounts(HashMap<PathBuf, [Instant; 2]>);
 
 impl UnknownMounts {
-    /// More of them are only counted anew.
+    /// Of more each counts as lasting.
     const MAX: usize = 1_024;
 
-    /// How long a path has been in one.
-    fn lasts(&mut self, path: &Path, now: Instant) -> Duration {
-        if self.0.len() >= Self::MAX && !self.0.contains_key(path) {
-            self.0.clear();
+    /// Whether a path has been in one for long.
+    fn is_lasting(&mut self, path: &Path, now: Instant) -> bool {
+        let is_over = |seen: &[Instant; 2]| now.duration_since(seen[1]) > 2 * UNKNOWN_PAUSE;
+        if self.0.len() >= Self::MAX {
+            self.0.retain(|_, seen| !is_over(seen));
         }
-        now.duration_since(*self.0.entry(path.to_owned()).or_insert(now))
+        if self.0.len() >= Self::MAX && !self.0.contains_key(path) {
+            return true;
+        }
+        let seen = self.0.entry(path.to_owned()).or_insert([now; 2]);
+        *seen = if is_over(seen) { [now; 2] } else { [seen[0], now] };
+        now.duration_since(seen[0]) >= UNKNOWN_LONG
     }
 
     /// It could be looked at.
@@ -45,7 +51,7 @@ impl<S: Sink> Engine<S> {
     /// What is at a path is looked at again when the mount table was read, and named where that does not help.
     pub(super) fn note_unknown_mount(&mut self, path: &Path, happened: Happened) {
         let now = now();
-        let is_lasting = self.unknown_mounts.lasts(path, now) >= UNKNOWN_LONG;
+        let is_lasting = self.unknown_mounts.is_lasting(path, now);
         if is_lasting {
             let why = "it is in a mount that the mount table does not name, and is not looked at".to_owned();
             if self.status.unreadable.insert(path.to_owned(), why.clone()) {
@@ -94,5 +100,26 @@ impl<S: Sink> Engine<S> {
                 self.compare_tree(&point);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_in_an_unknown_mount_for_long_only_if_it_is_seen_there_again_and_again() {
+        let (mut unknown, begun) = (UnknownMounts::default(), now());
+        let path = Path::new("/mnt/x");
+        let mut is_lasting =
+            |path: &Path, seconds| unknown.is_lasting(path, begun + Duration::from_secs(seconds));
+
+        assert_eq!([0, 1, 2, 12].map(|seconds| is_lasting(path, seconds)), [false, false, true, true]);
+        assert!(!is_lasting(path, 3_600), "what was there an hour ago says nothing");
+        for number in 0..UnknownMounts::MAX {
+            is_lasting(&path.join(number.to_string()), 3_601);
+        }
+        assert!(is_lasting(Path::new("/mnt/one/more"), 3_601));
+        assert!(!is_lasting(Path::new("/mnt/later"), 7_200));
     }
 }

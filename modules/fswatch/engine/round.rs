@@ -48,6 +48,9 @@ const GONE_BYTES: usize = 256 << 10;
 /// name that is not known, one search goes before.
 const LONGEST_TOLD: Duration = linked::PAUSE.saturating_add(Duration::from_millis(500));
 
+/// Files that wait for that; changes of more are reported without waiting.
+const MAX_UNHEARD: usize = 256;
+
 /// Some paths that are looked at.
 #[derive(Debug)]
 pub(super) struct Round {
@@ -165,6 +168,9 @@ impl<S: Sink> Engine<S> {
             }
             let Some(options) = self.coverage.options(&path).filter(|_| !self.watching.avoided().has(&path))
             else {
+                self.unheard.remove(&path);
+                self.unknown_mounts.remove(&path);
+                self.status.unreadable.remove(&path);
                 self.settled(&path);
                 continue;
             };
@@ -357,6 +363,13 @@ impl<S: Sink> Engine<S> {
         if !found.as_ref().is_err_and(is_unknown_mount) {
             self.unknown_mounts.remove(&path);
         }
+        let first = self.unheard.remove(&path);
+        if let Some(there) = first.clone().filter(|first| !is_still(first, &found)) {
+            // What was seen is reported, and what came after it with the next look.
+            self.hurry(&path, happened.clone(), now());
+            let (grown, unpacked, begins_with) = (false, None, None);
+            return Some(Seen { path, happened, known, there: Some(there), grown, unpacked, begins_with });
+        }
         let (there, grown) = match found {
             Ok(Found::Object { object, grown }) => (object, grown && growing),
             Ok(Found::Missing) => {
@@ -376,8 +389,12 @@ impl<S: Sink> Engine<S> {
                 return None;
             }
         };
-        if is_written_by_another(&happened, known.as_ref(), &there) {
-            self.postpone(&path, Happened { written: true, ..happened }, now() + LONGEST_TOLD);
+        if first.is_none()
+            && self.unheard.len() < MAX_UNHEARD
+            && is_written_by_another(&happened, known.as_ref(), &there)
+        {
+            self.postpone(&path, happened, now() + LONGEST_TOLD);
+            self.unheard.insert(path, there);
             return None;
         }
         // Whether a log only grew is known when it was read.
@@ -599,13 +616,21 @@ fn is_time_set(known: &Object, there: &Object) -> bool {
 /// notification of the write is on its way.
 fn is_written_by_another(happened: &Happened, known: Option<&Object>, there: &Object) -> bool {
     let is_heard_of = happened.writers.last().is_some() && happened.window.is_none();
+    // What came from elsewhere was written there.
+    let came = happened.appeared || happened.moved_from.is_some();
     is_heard_of
+        && !came
         && !happened.written
         && known.is_some_and(|known| {
             (known.device, known.inode) == (there.device, there.inode)
                 && matches!((&known.content, &there.content), (Content::Digest(_), Content::Digest(_)))
                 && known.content != there.content
         })
+}
+
+/// Whether a file still has the content that it was seen with.
+fn is_still(first: &Object, found: &io::Result<Found>) -> bool {
+    matches!(found, Ok(Found::Object { object, .. }) if object.content == first.content)
 }
 
 fn is_directory(object: &Option<Object>) -> bool {

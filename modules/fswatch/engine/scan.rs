@@ -103,7 +103,7 @@ pub(super) struct Scan {
     pub(super) compared: usize,
     bytes_read: u64,
     differing: usize,
-    /// What it compares happened to be doubted again meanwhile: it is compared once more.
+    /// What it compares was doubted again meanwhile: it is listed once more.
     again: bool,
     /// Who waits for its end.
     done: Vec<SyncSender<Value>>,
@@ -597,9 +597,10 @@ impl<S: Sink> Engine<S> {
     pub(super) fn finish_scan(&mut self, number: u64) {
         let Some(scan) = self.scans.get_mut(&number) else { return };
         let is_listed = scan.stack.is_empty() && scan.held.is_empty() && scan.running == 0;
-        if !is_listed || !scan.known.is_empty() {
+        if !is_listed || !scan.known.is_empty() || self.repeat_scan(number) {
             return;
         }
+        let Some(scan) = self.scans.get_mut(&number) else { return };
         scan.walked = true;
         if !scan.open.is_empty() {
             return;
@@ -637,9 +638,6 @@ impl<S: Sink> Engine<S> {
                 // Nobody waits any more, or there is room for one answer.
                 done.try_send(answer.clone()).ok();
             }
-        }
-        if let (true, Some((tree, _))) = (scan.again, scan.directory) {
-            self.scan_tree(&tree, scan.window);
         }
         if scan.whole && std::mem::take(&mut self.lost_again) {
             self.scan_all(Purpose::Lost, Depth::Glance, None);

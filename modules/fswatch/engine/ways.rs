@@ -1,7 +1,7 @@
 //! The ways to what is watched: links on them are followed, and where one leads elsewhere than before, that is reported
 //! and what is there is compared with what was known under the configured name.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -24,6 +24,9 @@ const PAUSES: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(8
 
 /// Names that changed since then which are kept one by one.
 const MAX_CAUSES: usize = 256;
+
+/// Deepest of them that is kept when they are too many: users make paths as deep as they like.
+const MAX_CAUSE_DEPTH: usize = 32;
 
 /// Whether a link that was found is followed: its owner decides what is watched by its rule, so a user's link leads to
 /// what is his own only. What is not there yet is judged when it comes, and again whenever the way changes.
@@ -80,22 +83,37 @@ impl Doubts {
         self.causes.entry(path.to_owned()).or_default().merge(happened);
     }
 
-    /// Of too many only the directories are kept that they are in, first those with most of them, and of these the
-    /// deepest.
+    /// Of too many only the directories are kept that they are in: first of those in which there are most, and where
+    /// each is alone in its own, of the deepest. Each step has one less or one level less.
     fn widen(&mut self) {
-        while self.causes.len() > MAX_CAUSES / 2 {
-            let mut directories: BTreeMap<&Path, usize> = BTreeMap::new();
-            for directory in self.causes.keys().filter_map(|path| path.parent()) {
+        let depth = |path: &Path| path.components().take(MAX_CAUSE_DEPTH + 1).count();
+        let cut = |path: PathBuf| match depth(&path) {
+            ..=MAX_CAUSE_DEPTH => path,
+            _ => path.components().take(MAX_CAUSE_DEPTH).collect(),
+        };
+        let mut causes = Causes::new();
+        let add = |causes: &mut Causes, path, happened| causes.entry(path).or_default().merge(happened);
+        for (path, happened) in std::mem::take(&mut self.causes) {
+            add(&mut causes, cut(path), happened);
+        }
+        while causes.len() > MAX_CAUSES / 2 {
+            let mut directories: HashMap<&Path, usize> = HashMap::new();
+            for directory in causes.keys().filter_map(|path| path.parent()) {
                 *directories.entry(directory).or_default() += 1;
             }
-            let weight = |(directory, count): &(&Path, usize)| (*count, directory.components().count());
-            let Some((fullest, _)) = directories.into_iter().max_by_key(weight) else { return };
-            let fullest = fullest.to_owned();
-            for (path, happened) in std::mem::take(&mut self.causes) {
-                let kept = if path.parent() == Some(&fullest) { fullest.clone() } else { path };
-                self.causes.entry(kept).or_default().merge(happened);
+            let weight = |(directory, count): &(&Path, usize)| (*count, depth(directory));
+            let Some((fullest, count)) = directories.into_iter().max_by_key(weight) else { break };
+            let is_meant = |path: &Path| match count {
+                1 => depth(path) > depth(fullest),
+                _ => path.parent() == Some(fullest),
+            };
+            let meant: Vec<PathBuf> = causes.keys().filter(|path| is_meant(path)).cloned().collect();
+            for path in meant {
+                let happened = causes.remove(&path).unwrap_or_default();
+                add(&mut causes, path.parent().unwrap_or(&path).to_owned(), happened);
             }
         }
+        self.causes = causes;
     }
 
     /// Time until these are looked into: what root changes at once.
@@ -297,7 +315,7 @@ impl<S: Sink> Engine<S> {
             let is_there = || self.is_there(&root) || self.ledger.state().baseline.contains(&root);
             let is_unwatched = || self.coverage.descends(&root) && !self.watching.is_watched(&root);
             if may_be_another || is_unwatched() && is_there() {
-                self.scan_tree(&root, None);
+                self.scan_tree_once(&root);
             }
         }
         self.watch_links();
@@ -444,6 +462,24 @@ mod tests {
 
         let is_in_one = |path: &Path| path.starts_with("/home/ann/a") || path.starts_with("/var/tmp/b/c");
         assert!(doubts.causes.keys().all(|path| is_in_one(path)), "{:?}", doubts.causes.keys());
+    }
+
+    #[test]
+    fn of_too_many_changes_at_the_ends_of_deep_chains_some_directory_above_each_is_kept() {
+        let mut doubts = Doubts::default();
+        let chain = |number: usize| {
+            let names = (0..200).map(|depth| format!("{number}-{depth}"));
+            Path::new("/home/ann").join(names.collect::<PathBuf>())
+        };
+        for number in 0..2 * MAX_CAUSES {
+            doubts.add(&chain(number), Happened::finished());
+        }
+
+        assert!(doubts.causes.len() <= MAX_CAUSES);
+        for number in 0..2 * MAX_CAUSES {
+            let chain = chain(number);
+            assert!(doubts.causes.keys().any(|kept| chain.starts_with(kept)), "{chain:?}");
+        }
     }
 
     #[test]

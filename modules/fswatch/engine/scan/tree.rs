@@ -1,9 +1,10 @@
 //! Comparing what is below one directory.
 
 use std::path::Path;
+use std::time::SystemTime;
 
 use super::{Purpose, Scan};
-use crate::engine::{Engine, Sink};
+use crate::engine::{Engine, Sink, now};
 use crate::events::Window;
 use crate::trust::Lane;
 use crate::waiting::Extent;
@@ -20,14 +21,41 @@ impl Scan {
 }
 
 impl<S: Sink> Engine<S> {
-    /// Compares a directory that came, or that is to be compared for another reason, and what is below it: once more
-    /// where that is under way already. Users who make very many have their trees compared later.
-    pub(in crate::engine) fn scan_tree(&mut self, path: &Path, window: Option<Window>) {
-        if let Some(scan) = self.scans.values_mut().find(|scan| scan.is_of_tree(path)) {
-            scan.again = true;
-            scan.window = scan.window.take().or(window);
-            return;
+    /// The same as [`Self::scan_tree`], once at a time: where that is being compared already, it is listed once more.
+    pub(in crate::engine) fn scan_tree_once(&mut self, path: &Path) {
+        let Some((&number, scan)) = self.scans.iter_mut().find(|(_, scan)| scan.is_of_tree(path)) else {
+            return self.scan_tree(path, None);
+        };
+        scan.again = true;
+        if let Some(window) = &mut scan.window {
+            window.to = SystemTime::now();
         }
+        // What it has listed can still be waited for, as long as whoever writes there likes.
+        self.finish_scan(number);
+    }
+
+    /// Lists once more what was doubted again while it was listed. Whether it was.
+    pub(super) fn repeat_scan(&mut self, number: u64) -> bool {
+        let Some(scan) = self.scans.get_mut(&number) else { return false };
+        let Some((tree, _)) = scan.directory.clone().filter(|_| std::mem::take(&mut scan.again)) else {
+            return false;
+        };
+        (scan.walked, scan.begun) = (false, now());
+        scan.stack.push((tree.clone(), None));
+        self.start_tree(number, &tree);
+        true
+    }
+
+    fn start_tree(&mut self, number: u64, path: &Path) {
+        if self.coverage.roots().iter().any(|root| root.path == path) {
+            self.suspect_root(number, path);
+        }
+        self.feed_scan(number);
+    }
+
+    /// Compares a directory that came, or that is to be compared for another reason, and what is below it. Users who
+    /// make very many have their trees compared later.
+    pub(in crate::engine) fn scan_tree(&mut self, path: &Path, window: Option<Window>) {
         let lane = self.lane_of_names(path);
         if lane != Lane::Trusted {
             let trees = self.scans.values().filter(|scan| scan.purpose == Purpose::Tree);
@@ -43,9 +71,6 @@ impl<S: Sink> Engine<S> {
         if let Some(scan) = self.scans.get_mut(&number) {
             (scan.directory, scan.window, scan.lane) = (Some((path.to_owned(), Extent::Tree)), window, lane);
         }
-        if self.coverage.roots().iter().any(|root| root.path == path) {
-            self.suspect_root(number, path);
-        }
-        self.feed_scan(number);
+        self.start_tree(number, path);
     }
 }

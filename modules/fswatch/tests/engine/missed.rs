@@ -21,6 +21,7 @@ use super::who::{mount_at, own_mounts};
 on_every_backend! {
     a_rescan_finds_what_gave_no_notification,
     a_store_to_a_mapped_page_is_found_by_reading_everything,
+    what_nobody_was_heard_to_write_is_told_with_the_next_thing_that_happens_to_the_file,
     lost_notifications_are_said_and_what_they_hid_is_told,
     a_clock_that_jumped_makes_no_window_that_ends_before_it_begins,
     a_directory_that_may_not_be_read_any_more_is_said_and_the_rest_goes_on,
@@ -183,6 +184,33 @@ fn a_store_to_a_mapped_page_is_found_by_reading_everything() {
     assert!(second[0].attributes.contains(&"content".to_owned()), "{second:?}");
     assert_eq!(second[0].before["sha256"], first[0].after["sha256"]);
     assert!(second[0].window["from"].is_string());
+}
+
+/// Whoever changes the rights did not write, and nobody is heard of who did.
+fn what_nobody_was_heard_to_write_is_told_with_the_next_thing_that_happens_to_the_file() {
+    let temp = tempfile::tempdir().unwrap();
+    let file = temp.path().join("a");
+    fs::write(&file, "1").unwrap();
+    let running = Running::on(&[&recursive(temp.path())]);
+    let mut mapper = Command::new("python3")
+        .args(["-c", MAPPER])
+        .arg(&file)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut done = BufReader::new(mapper.stdout.take().unwrap());
+    let mut commands = mapper.stdin.take().unwrap();
+    writeln!(commands, "2").unwrap();
+    let mut line = String::new();
+    done.read_line(&mut line).unwrap();
+
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    let told = running.next(|alert| alert.attributes.contains(&"content".to_owned()));
+
+    assert_eq!((told.path, told.severity.as_str()), (file.display().to_string(), "critical"));
+    drop(commands);
+    mapper.wait().unwrap();
 }
 
 fn lost_notifications_are_said_and_what_they_hid_is_told() {

@@ -384,7 +384,7 @@ fn what_a_link_of_root_takes_out_of_the_rules_is_named() {
     symlink("cron.d", at("etc/new")).unwrap();
     fs::rename(at("etc/new"), at("etc/left-out")).unwrap();
     fs::set_permissions(at("etc"), PermissionsExt::from_mode(0o701)).unwrap();
-    let told = running.soon(|alert| alert.alert.contains("known objects are forgotten"));
+    let told = running.next(|alert| alert.alert.contains("known objects are forgotten"));
 
     assert!(told.alert.contains(at("etc/cron.d/job").to_str().unwrap()), "{told:?}");
     assert_eq!(told.severity, "high");
@@ -405,7 +405,7 @@ fn what_has_no_rule_where_a_way_leads_now_is_named_when_it_is_forgotten() {
 
     symlink("two", at("new")).unwrap();
     fs::rename(at("new"), at("current")).unwrap();
-    let told = running.soon(|alert| alert.alert.contains("known objects are forgotten"));
+    let told = running.next(|alert| alert.alert.contains("known objects are forgotten"));
 
     assert!(told.alert.contains(at("one/spool").to_str().unwrap()), "{told:?}");
 }
