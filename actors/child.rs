@@ -595,6 +595,8 @@ impl ChildControl for ProcessControl {
         }
         // A launcher that has taken the order waits for what does not end; without it, the next life would not.
         if self.group.is_none() && !process_use::is_pending(self.pid, KILL_ALL) {
+            // Whoever stopped it since does not keep it.
+            self.signal_process(Signal::SIGCONT);
             return;
         }
         self.signal(Signal::SIGKILL);

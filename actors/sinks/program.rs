@@ -8,6 +8,7 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::rc::Rc;
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::sync::watch;
@@ -76,16 +78,15 @@ async fn nothing_is_left(place: &Rc<str>) {
     }
 }
 
-/// Waits for a process to end and reaps it. Should its launcher have been killed, what is left of its session is killed
-/// in between: until the reaping, the process's number means this session and no other one.
+/// Waits for a process to end and reaps it. Should it be a launcher that was killed, what is left of its session is
+/// killed in between: until the reaping, the process's number means this session and no other one.
 async fn reap(
     mut child: Child,
     pid: u32,
-    has_launcher: bool,
+    launcher_ended: Option<AsyncFd<OwnedFd>>,
     told: watch::Sender<Option<io::Result<ExitStatus>>>,
 ) {
-    // Absent where the kernel or the descriptors do not give it.
-    if let Some(ended) = watch_process(pid).filter(|_| has_launcher) {
+    if let Some(ended) = launcher_ended {
         drop(ended.ready(Interest::READABLE).await);
         work_threads::run(Lane::Kill, move || kill_session(pid)).await.ok();
     }
@@ -207,7 +208,13 @@ impl Program {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        let mut child = descriptors::with_reserve(|| command.spawn()).map_err(cannot)?;
+        let has_launcher = self.start.has_launcher;
+        let started = descriptors::with_reserve(|| {
+            let child = command.spawn()?;
+            let ended = child.id().filter(|_| has_launcher).and_then(watch_process);
+            Ok((child, ended))
+        });
+        let (mut child, ended) = started.map_err(cannot)?;
         let missing = || cannot(io::Error::other("it has no pipes or no number"));
         let number = child.id().ok_or_else(missing)?;
         let pid = i32::try_from(number).map(Pid::from_raw).map_err(|_| missing())?;
@@ -216,10 +223,10 @@ impl Program {
         let last_words = Rc::new(RefCell::new(Vec::new()));
         let stderr = child.stderr.take().ok_or_else(missing)?;
         let listening = actix_rt::spawn(listen(stderr, last_words.clone()));
-        let (has_launcher, place) = (self.start.has_launcher, place.clone());
+        let place = place.clone();
         let (told, end) = watch::channel(None);
         // Also when nobody waits any more: what an ended launcher left is not left to live.
-        actix_rt::spawn(reap(child, number, has_launcher, told));
+        actix_rt::spawn(reap(child, number, ended, told));
         Ok(Life { pid, end, stdin, stdout, input: Vec::new(), last_words, listening, has_launcher, place })
     }
 

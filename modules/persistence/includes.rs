@@ -207,6 +207,8 @@ fn sourced_within(text: &str, quotes: Quotes, push: &mut dyn FnMut(String)) {
     let mut in_backquotes = quotes == Quotes::InBackquotes;
     // Whether a name was taken up to a mark that may be the closing one, and whether it is that mark which is open.
     let (mut is_taken, mut may_be_closed) = (false, false);
+    // Whether the word may be the beginning of `x[1 + 2]=3`; absent before its first bracket.
+    let mut subscript = None;
     // Whether a backslash stands for itself: in `'…'`, but not in `$'…'`.
     let mut is_literal = quote == Some('\'');
     let mut letters = text.chars().chain([';']);
@@ -251,10 +253,11 @@ fn sourced_within(text: &str, quotes: Quotes, push: &mut dyn FnMut(String)) {
                 quote = Some(if letter == '`' { '`' } else { ')' });
             }
             (None, '&' | '|') if is_target && word.is_none() => {}
-            (None, _) if letter.is_whitespace() && begins && word.as_deref().is_some_and(is_subscript) => {
+            (None, _) if letter.is_whitespace() && begins && subscript == Some(true) => {
                 word.get_or_insert_default().push(letter);
             }
             (None, _) if letter.is_whitespace() || is_operator => {
+                subscript = None;
                 match word.take() {
                     // The number of a descriptor, or the variable that gets it.
                     Some(word) if redirects && is_descriptor(&word) => {}
@@ -289,7 +292,13 @@ fn sourced_within(text: &str, quotes: Quotes, push: &mut dyn FnMut(String)) {
             _ => {
                 let escapes = letter == '\\' && !is_literal;
                 let letter = if escapes { letters.next().unwrap_or(letter) } else { letter };
-                word.get_or_insert_default().push(letter);
+                let word = word.get_or_insert_default();
+                match (letter, subscript) {
+                    ('[', None) => subscript = Some(!word.is_empty() && after_name(word).is_empty()),
+                    (']', _) => subscript = Some(false),
+                    _ => {}
+                }
+                word.push(letter);
             }
         }
     }
@@ -312,12 +321,6 @@ fn is_assignment(word: &str) -> bool {
         Some(subscript) => subscript.contains("]=") || subscript.contains("]+="),
         None => rest.starts_with('=') || rest.starts_with("+="),
     }
-}
-
-/// Whether a word may be the beginning of `x[1 + 2]=3`.
-fn is_subscript(word: &str) -> bool {
-    let rest = after_name(word);
-    rest.len() < word.len() && rest.starts_with('[') && !rest.contains(']')
 }
 
 /// All that a line assigns to a variable: `NAME=VALUE`, `"NAME=VALUE"` or `${NAME:=VALUE}`. Values are looked into for

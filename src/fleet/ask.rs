@@ -31,6 +31,9 @@ use crate::query::Question;
 /// How long after the last answer those that did not come live are fetched, at first and at most.
 const FETCH_AFTER: std::ops::Range<Duration> = Duration::from_millis(400)..Duration::from_secs(5);
 
+/// Longest time of the fetch after the deadline.
+const LAST_FETCH: Duration = Duration::from_secs(5);
+
 /// How many silent agents are looked at for whether they are back, at a time.
 const LOOKED_AT: usize = 1000;
 
@@ -338,7 +341,10 @@ pub(crate) async fn collect(
             }
             () = sleep_until(deadline) => {
                 // What came last and could not be taken live.
-                fetch_missing(answers, view, asked.connection, asked.profile, waiting).await?;
+                let last = fetch_missing(answers, view, asked.connection, asked.profile, waiting);
+                if let Ok(fetched) = tokio::time::timeout(LAST_FETCH, last).await {
+                    fetched?;
+                }
                 break;
             }
             () = sleep_until(fetches.at) => {

@@ -113,7 +113,7 @@ fn a_program_sees_the_end_of_its_input_and_ends_by_itself() {
     let directory = tempfile::tempdir().expect("a directory");
     let ended = directory.path().join("ended");
     let host = host_with_script(&format!(
-        "read -r line; echo 1; cat > /dev/null; echo by itself > {}",
+        "read -r line; echo 1; while read -r line; do :; done; echo by itself > {}",
         ended.display()
     ));
     let agent = host.start();

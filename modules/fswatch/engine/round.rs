@@ -363,7 +363,11 @@ impl<S: Sink> Engine<S> {
         if !found.as_ref().is_err_and(is_unknown_mount) {
             self.unknown_mounts.remove(&path);
         }
-        let first = self.unheard.remove(&path);
+        // Where the name went elsewhere meanwhile, or something else is known there, it says nothing.
+        let is_of_known = |first: &Object| {
+            happened.moved_to.is_none() && known.as_ref().is_some_and(|known| has_other_content(known, first))
+        };
+        let first = self.unheard.remove(&path).filter(is_of_known);
         if let Some(there) = first.clone().filter(|first| !is_still(first, &found)) {
             // What was seen is reported, and what came after it with the next look.
             self.hurry(&path, happened.clone(), now());
@@ -618,14 +622,14 @@ fn is_written_by_another(happened: &Happened, known: Option<&Object>, there: &Ob
     let is_heard_of = happened.writers.last().is_some() && happened.window.is_none();
     // What came from elsewhere was written there.
     let came = happened.appeared || happened.moved_from.is_some();
-    is_heard_of
-        && !came
-        && !happened.written
-        && known.is_some_and(|known| {
-            (known.device, known.inode) == (there.device, there.inode)
-                && matches!((&known.content, &there.content), (Content::Digest(_), Content::Digest(_)))
-                && known.content != there.content
-        })
+    is_heard_of && !came && !happened.written && known.is_some_and(|known| has_other_content(known, there))
+}
+
+/// Whether a file is the same one and holds something else.
+fn has_other_content(known: &Object, there: &Object) -> bool {
+    (known.device, known.inode) == (there.device, there.inode)
+        && matches!((&known.content, &there.content), (Content::Digest(_), Content::Digest(_)))
+        && known.content != there.content
 }
 
 /// Whether a file still has the content that it was seen with.

@@ -36,11 +36,14 @@ impl<S: Sink> Engine<S> {
 
     /// Lists once more what was doubted again while it was listed. Whether it was.
     pub(super) fn repeat_scan(&mut self, number: u64) -> bool {
-        let Some(scan) = self.scans.get_mut(&number) else { return false };
-        let Some((tree, _)) = scan.directory.clone().filter(|_| std::mem::take(&mut scan.again)) else {
+        if !self.scans.get(&number).is_some_and(|scan| scan.again) {
             return false;
-        };
-        (scan.walked, scan.begun) = (false, now());
+        }
+        // What doubted it may have changed them.
+        let rules = self.scan_rules(Depth::Glance);
+        let Some(scan) = self.scans.get_mut(&number) else { return false };
+        let Some((tree, _)) = scan.directory.clone() else { return false };
+        (scan.again, scan.walked, scan.begun, scan.rules) = (false, false, now(), rules);
         scan.stack.push((tree.clone(), None));
         self.start_tree(number, &tree);
         true

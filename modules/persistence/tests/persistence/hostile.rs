@@ -224,6 +224,7 @@ fn long_files_of_a_user_cost_what_their_bytes_cost() {
         ),
         (&*format!("{home}/files.service"), "EnvironmentFile=/home/ann/large\n".repeat(10 << 10)),
         ("/home/ann/large", "LD_PRELOAD=/x\n".repeat(70 << 10)),
+        ("/home/ann/.bashrc", format!("x[{}\"'`", " ".repeat(1000 << 10))),
         ("/home/ann/.gitconfig", format!("[filter \"{long}\"]\n{}", "clean=x\n".repeat(50 << 10))),
     ] {
         assert!(content.len() > 64 << 10 && content.len() <= 1 << 20, "{path}: {}", content.len());
