@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -145,39 +145,54 @@ with open(sys.argv[1], 'r+b') as file:
         print('done', flush=True)
 ";
 
+/// The program that does it; ends with the test.
+struct Mapper {
+    process: Child,
+    done: BufReader<ChildStdout>,
+}
+
+impl Mapper {
+    fn of(file: &Path) -> Self {
+        let mut command = Command::new("python3");
+        command.args(["-c", MAPPER]).arg(file).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut process = command.spawn().expect("there is Python");
+        let done = BufReader::new(process.stdout.take().expect("it is piped"));
+        Self { process, done }
+    }
+
+    fn store(&mut self, value: &str) {
+        let commands = self.process.stdin.as_mut().expect("it is piped");
+        writeln!(commands, "{value}").expect("it reads");
+        let mut line = String::new();
+        self.done.read_line(&mut line).expect("it answers");
+        assert_eq!(line, "done\n");
+    }
+}
+
+impl Drop for Mapper {
+    fn drop(&mut self) {
+        drop(self.process.stdin.take());
+        self.process.wait().ok();
+    }
+}
+
 fn a_store_to_a_mapped_page_is_found_by_reading_everything() {
     let temp = tempfile::tempdir().unwrap();
     let file = temp.path().join("a");
     fs::write(&file, "1").unwrap();
     let mut running = Running::on(&[temp.path().to_str().unwrap()]);
-    let mut mapper = Command::new("python3")
-        .args(["-c", MAPPER])
-        .arg(&file)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut done = BufReader::new(mapper.stdout.take().unwrap());
-    let mut commands = mapper.stdin.take().unwrap();
-    let mut store = |value: &str| {
-        writeln!(commands, "{value}").unwrap();
-        let mut line = String::new();
-        done.read_line(&mut line).unwrap();
-        assert_eq!(line, "done\n");
-    };
+    let mut mapper = Mapper::of(&file);
     let rescan = |running: &Running, prove| {
         running.ask(|done| Order::Rescan { paths: Vec::new(), prove, done });
     };
 
-    store("2");
+    mapper.store("2");
     rescan(&running, true);
     let first = running.told(temp.path());
     // The page is dirty already: neither an event nor a time tells of this.
-    store("3");
+    mapper.store("3");
     rescan(&running, true);
     let second = running.told(temp.path());
-    drop(commands);
-    mapper.wait().unwrap();
 
     assert_eq!(texts(&first, temp.path()), ["changed a"]);
     assert_eq!(texts(&second, temp.path()), ["changed a"]);
@@ -192,25 +207,13 @@ fn what_nobody_was_heard_to_write_is_told_with_the_next_thing_that_happens_to_th
     let file = temp.path().join("a");
     fs::write(&file, "1").unwrap();
     let running = Running::on(&[&recursive(temp.path())]);
-    let mut mapper = Command::new("python3")
-        .args(["-c", MAPPER])
-        .arg(&file)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut done = BufReader::new(mapper.stdout.take().unwrap());
-    let mut commands = mapper.stdin.take().unwrap();
-    writeln!(commands, "2").unwrap();
-    let mut line = String::new();
-    done.read_line(&mut line).unwrap();
+    let mut mapper = Mapper::of(&file);
+    mapper.store("2");
 
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
     let told = running.next(|alert| alert.attributes.contains(&"content".to_owned()));
 
     assert_eq!((told.path, told.severity.as_str()), (file.display().to_string(), "critical"));
-    drop(commands);
-    mapper.wait().unwrap();
 }
 
 fn lost_notifications_are_said_and_what_they_hid_is_told() {
