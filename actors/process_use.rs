@@ -1,6 +1,6 @@
 //! What a process uses, from `/proc`. Blocking.
 
-#![expect(clippy::disallowed_methods, reason = "called on Lane::Modules")]
+#![expect(clippy::disallowed_methods, reason = "called on Lane::Modules; is_pending waits for no disk")]
 
 use nix::sys::signal::Signal;
 use procfs::WithCurrentSystemInfo as _;
@@ -27,8 +27,8 @@ pub(crate) fn module_use(pid: u32) -> Option<ProcessUse> {
     read(pid, Processor::WithChildren)
 }
 
-/// Whether a process has not taken a signal that it was sent, or that is not known. Asks only the kernel, which answers
-/// at once.
+/// Whether a signal that was sent to a process is still pending; also when that cannot be read. Asks only the kernel,
+/// which answers at once.
 pub(crate) fn is_pending(pid: u32, signal: Signal) -> bool {
     let process = i32::try_from(pid).ok().and_then(|pid| Process::new(pid).ok());
     let pending = process.and_then(|process| Some(process.status().ok()?.shdpnd));

@@ -30,7 +30,7 @@ pub(super) enum Trouble {
     Facts,
     /// A certificate ends within 30 days, or has ended.
     Certificate,
-    /// The broker takes no audit records, and there is no room for more of them.
+    /// Audit records were dropped, and no record that the broker has says so yet.
     AuditDropped,
     /// No broker is connected.
     Disconnected,

@@ -13,6 +13,7 @@ use crate::history::store;
 use crate::record::{Key, Kind, Outcome, Program, Record, Rights, Run, Session, Socket, SocketKind, What};
 use crate::search::Found;
 use crate::tests::{SmallDisk, search, skip};
+
 const ROOT: Account = Account::TRUSTED;
 
 /// A history whose first record is of this moment.

@@ -3,7 +3,8 @@
 //! As a subreaper (PR_SET_CHILD_SUBREAPER(2const)) it becomes the parent of whatever the module leaves behind, in
 //! whichever session that is: a process that daemonised twice too. It kills all of that when the module has ended, when
 //! the agent says so ([`KILL_ALL`]) and when the agent dies, and only then ends itself, in the way in which the module
-//! ended. So the agent starts no second copy beside a first one that lives on.
+//! ended. So the agent starts no second copy beside a first one that lives on. It stays above the program of a sink
+//! `command` in the same way.
 
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt;

@@ -3,7 +3,7 @@
 pub(crate) mod block;
 pub(crate) mod columns;
 pub(crate) mod lanes;
+#[cfg(test)]
+mod lanes_tests;
 mod quota;
 pub(crate) mod store;
-#[cfg(test)]
-mod tests;

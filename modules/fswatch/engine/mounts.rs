@@ -41,9 +41,7 @@ impl UnknownMounts {
 
     /// It could be looked at.
     pub(super) fn remove(&mut self, path: &Path) {
-        if !self.0.is_empty() {
-            self.0.remove(path);
-        }
+        self.0.remove(path);
     }
 }
 
