@@ -6,31 +6,123 @@ use sha2::{Digest, Sha256};
 /// Most bytes of a comment that are told: sshd reads lines of any length.
 const MAX_COMMENT: usize = 1024;
 
-/// Types of keys that OpenSSH knows, or knew.
-const TYPES: [&str; 22] = [
-    "ssh-ed25519",
-    "ssh-rsa",
-    "ssh-dss",
-    "ecdsa-sha2-nistp256",
-    "ecdsa-sha2-nistp384",
-    "ecdsa-sha2-nistp521",
-    "sk-ssh-ed25519@openssh.com",
-    "sk-ecdsa-sha2-nistp256@openssh.com",
-    "webauthn-sk-ecdsa-sha2-nistp256@openssh.com",
-    "ssh-xmss@openssh.com",
-    "ssh-ed25519-cert-v01@openssh.com",
-    "ssh-rsa-cert-v01@openssh.com",
-    "ssh-dss-cert-v01@openssh.com",
-    "ecdsa-sha2-nistp256-cert-v01@openssh.com",
-    "ecdsa-sha2-nistp384-cert-v01@openssh.com",
-    "ecdsa-sha2-nistp521-cert-v01@openssh.com",
-    "sk-ssh-ed25519-cert-v01@openssh.com",
-    "sk-ecdsa-sha2-nistp256-cert-v01@openssh.com",
-    "rsa-sha2-256",
-    "rsa-sha2-512",
-    "rsa-sha2-256-cert-v01@openssh.com",
-    "rsa-sha2-512-cert-v01@openssh.com",
+/// What stands at the end of the names of certificates.
+const CERTIFICATE: &str = "-cert-v01@openssh.com";
+
+/// A field of a key.
+#[derive(Debug, Clone, Copy)]
+enum Field {
+    /// Whatever it is.
+    Any,
+    /// So many bytes.
+    Bytes(usize),
+    /// A number of at least so many bits that is not negative.
+    Number(usize),
+    /// The name of a curve.
+    Curve(&'static str),
+}
+
+/// Types of keys that OpenSSH knows, or knew: their names, the first of which is in fingerprints, what it calls them in
+/// short, and their fields.
+const TYPES: [(&[&str], &str, &[Field]); 9] = [
+    (&["ssh-ed25519"], "ED25519", &[Field::Bytes(32)]),
+    (&["ssh-rsa", "rsa-sha2-256", "rsa-sha2-512"], "RSA", &[Field::Number(1), Field::Number(1024)]),
+    (&["ssh-dss"], "DSA", &[Field::Number(1), Field::Number(1), Field::Number(1), Field::Number(1)]),
+    (&["ecdsa-sha2-nistp256"], "ECDSA", &[Field::Curve("nistp256"), Field::Bytes(65)]),
+    (&["ecdsa-sha2-nistp384"], "ECDSA", &[Field::Curve("nistp384"), Field::Bytes(97)]),
+    (&["ecdsa-sha2-nistp521"], "ECDSA", &[Field::Curve("nistp521"), Field::Bytes(133)]),
+    (&["sk-ssh-ed25519@openssh.com"], "ED25519-SK", &[Field::Bytes(32), Field::Any]),
+    (
+        &["sk-ecdsa-sha2-nistp256@openssh.com", "webauthn-sk-ecdsa-sha2-nistp256@openssh.com"],
+        "ECDSA-SK",
+        &[Field::Curve("nistp256"), Field::Bytes(65), Field::Any],
+    ),
+    (&["ssh-xmss@openssh.com"], "XMSS", &[Field::Any, Field::Any]),
 ];
+
+/// A type of keys.
+#[derive(Clone, Copy)]
+struct Type {
+    /// Its place in the list.
+    place: usize,
+    /// It is a key with who signed it.
+    is_certificate: bool,
+}
+
+impl Type {
+    /// The type with a name, as a line has it.
+    fn named(name: &str) -> Option<Self> {
+        let plain = name.strip_suffix(CERTIFICATE);
+        let is_it = |known: &&str| match plain {
+            Some(plain) => known.strip_suffix("@openssh.com").unwrap_or(known) == plain,
+            None => *known == name,
+        };
+        let place = TYPES.iter().position(|(names, ..)| names.iter().any(is_it))?;
+        Some(Self { place, is_certificate: plain.is_some() })
+    }
+
+    /// Whether a key says that it is of this type.
+    fn is(self, own: &str) -> bool {
+        let is_short = !self.is_certificate && TYPES[self.place].1.eq_ignore_ascii_case(own);
+        is_short
+            || Self::named(own)
+                .is_some_and(|own| own.place == self.place && own.is_certificate == self.is_certificate)
+    }
+
+    /// The name that OpenSSH writes.
+    fn name(self) -> String {
+        let name = TYPES[self.place].0[0];
+        if !self.is_certificate {
+            return name.to_owned();
+        }
+        format!("{}{CERTIFICATE}", name.strip_suffix("@openssh.com").unwrap_or(name))
+    }
+
+    /// The key alone, without what a certificate says of it, which is what its fingerprint is made of. `None` when it
+    /// is none of this type. Whether a point is on its curve is not examined.
+    fn key(self, blob: &[u8]) -> Option<Vec<u8>> {
+        let (names, _, fields) = TYPES[self.place];
+        let mut rest = blob;
+        self.is(std::str::from_utf8(field(&mut rest)?).ok()?).then_some(())?;
+        if self.is_certificate {
+            field(&mut rest)?;
+        }
+        let mut key = Vec::new();
+        let mut push = |bytes: &[u8]| -> Option<()> {
+            key.extend_from_slice(&u32::try_from(bytes.len()).ok()?.to_be_bytes());
+            key.extend_from_slice(bytes);
+            Some(())
+        };
+        push(names[0].as_bytes())?;
+        for kind in fields {
+            let value = field(&mut rest)?;
+            let fits = match kind {
+                Field::Any => true,
+                Field::Bytes(length) => value.len() == *length,
+                Field::Curve(name) => value == name.as_bytes(),
+                Field::Number(bits) => is_number(value, *bits),
+            };
+            fits.then_some(())?;
+            push(value)?;
+        }
+        (self.is_certificate || rest.is_empty()).then_some(key)
+    }
+}
+
+/// The next field, with its length before it.
+fn field<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let (length, after) = rest.split_first_chunk::<4>()?;
+    let (value, after) = after.split_at_checked(usize::try_from(u32::from_be_bytes(*length)).ok()?)?;
+    *rest = after;
+    Some(value)
+}
+
+fn is_number(value: &[u8], bits: usize) -> bool {
+    let is_negative = value.first().is_some_and(|first| *first >= 0x80);
+    let significant = value.iter().position(|byte| *byte != 0).map_or(&[][..], |at| &value[at..]);
+    let unused = significant.first().map_or(0, |first| first.leading_zeros() as usize);
+    !is_negative && significant.len() * 8 - unused >= bits
+}
 
 /// Options of sshd(8), without values.
 const OPTIONS: [&str; 24] = [
@@ -67,7 +159,7 @@ pub struct Key {
     pub line: u32,
     /// `ssh-ed25519` and so on.
     pub algorithm: String,
-    /// As `ssh-keygen -l` shows it: `SHA256:` and base64.
+    /// As `ssh-keygen -l` shows it: `SHA256:` and base64; of a certificate, that of its key.
     pub fingerprint: String,
     /// What stands after the key.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -117,15 +209,15 @@ fn key(line: u32, text: &str) -> Option<Key> {
             (&text[..end], plain(text[end..].trim_start_matches([' ', '\t']))?)
         }
     };
-    let (algorithm, blob, comment) = rest;
+    let (algorithm, key, comment) = rest;
     let options = split_options(options);
     let name = |option: &str| option.split('=').next().unwrap_or_default().to_ascii_lowercase();
     let cert_authority = options.iter().any(|option| name(option) == "cert-authority");
     let unknown = options.iter().any(|option| !OPTIONS.contains(&name(option).as_str()));
     Some(Key {
         line,
-        algorithm: algorithm.to_owned(),
-        fingerprint: fingerprint(&blob),
+        algorithm,
+        fingerprint: fingerprint(&key),
         comment: comment[..comment.floor_char_boundary(MAX_COMMENT)].to_owned(),
         options,
         cert_authority,
@@ -134,19 +226,13 @@ fn key(line: u32, text: &str) -> Option<Key> {
 }
 
 /// Type, key and comment, when the text begins with them and they belong together.
-fn plain(text: &str) -> Option<(&str, Vec<u8>, &str)> {
-    let (algorithm, rest) = text.split_once([' ', '\t'])?;
-    if !TYPES.contains(&algorithm) {
-        return None;
-    }
+fn plain(text: &str) -> Option<(String, Vec<u8>, &str)> {
+    let (name, rest) = text.split_once([' ', '\t'])?;
+    let kind = Type::named(name)?;
     let rest = rest.trim_start_matches([' ', '\t']);
     let (encoded, comment) = rest.split_once([' ', '\t']).unwrap_or((rest, ""));
-    let blob = data_encoding::BASE64.decode(encoded.as_bytes()).ok()?;
-    // The key says its type itself.
-    let length = blob.get(..4).map(|bytes| u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))?;
-    let own = blob.get(4..4_usize.checked_add(usize::try_from(length).ok()?)?)?;
-    (own == algorithm.as_bytes() && blob.len() > 4 + own.len()).then_some(())?;
-    Some((algorithm, blob, comment.trim_start_matches([' ', '\t'])))
+    let key = kind.key(&data_encoding::BASE64.decode(encoded.as_bytes()).ok()?)?;
+    Some((kind.name(), key, comment.trim_start_matches([' ', '\t'])))
 }
 
 /// Where the options end: at the first blank outside quotes.

@@ -254,25 +254,8 @@ fn expand(said: Vec<Said>, mut policy: Policy, host: &str) -> Policy {
             _ => {}
         }
     }
-    // Without a password for everybody: later settings win.
-    let sets = |binding_is: &dyn Fn(&str) -> bool| {
-        policy.defaults.iter().filter(|default| binding_is(&default.binding)).fold(true, |asks, default| {
-            default.settings.split(',').map(str::trim).fold(asks, |asks, setting| match setting {
-                "!authenticate" => false,
-                "authenticate" => true,
-                _ => asks,
-            })
-        })
-    };
-    let asks_everybody = sets(&|binding| binding.is_empty());
-    let frees: HashSet<String> = policy
-        .defaults
-        .iter()
-        .filter(|default| default.binding.starts_with(':') && default.settings.contains("!authenticate"))
-        .flat_map(|default| {
-            default.binding[1..].split(',').map(|name| name.trim().to_owned()).collect::<Vec<_>>()
-        })
-        .collect();
+    let asking: Vec<Asking> =
+        policy.defaults.iter().flat_map(|default| Asking::of(&aliases, default)).collect();
     for Said { file, line, entry } in &said {
         let Entry::Rule { users, privileges } = entry else { continue };
         let users = names(&aliases, AliasKind::User, users);
@@ -296,9 +279,9 @@ fn expand(said: Vec<Said>, mut policy: Policy, host: &str) -> Policy {
                     rule.this_host = holds_here(&hosts, host);
                     rule.file.clone_from(file);
                     rule.line = *line;
-                    let is_freed = users.iter().any(|user| frees.contains(user));
-                    rule.password = !rule.tags.contains(&"NOPASSWD")
-                        && (rule.tags.contains(&"PASSWD") || (asks_everybody && !is_freed));
+                    let by_settings = || is_asked(&asking, &rule, host);
+                    rule.password =
+                        !rule.tags.contains(&"NOPASSWD") && (rule.tags.contains(&"PASSWD") || by_settings());
                     if forbids_some && allows_all {
                         rule.notes.push("a list of forbidden commands after ALL restricts nobody");
                     }
@@ -308,6 +291,72 @@ fn expand(said: Vec<Said>, mut policy: Policy, host: &str) -> Policy {
         }
     }
     policy
+}
+
+/// A setting that says whether a password is asked for.
+struct Asking {
+    asks: bool,
+    /// `:`, `@`, `>` or `!`; nothing when it holds for everybody.
+    binding: Option<char>,
+    /// Whom it is bound to.
+    members: Vec<String>,
+}
+
+impl Asking {
+    /// What a line of settings says of it.
+    fn of(aliases: &Aliases, default: &Setting) -> Vec<Self> {
+        let binding = default.binding.chars().next();
+        let kind = match binding {
+            Some('@') => AliasKind::Host,
+            Some('>') => AliasKind::Runas,
+            Some('!') => AliasKind::Command,
+            _ => AliasKind::User,
+        };
+        let list = default.binding.get(1..).unwrap_or_default();
+        let list = syntax::members_of(list, kind).unwrap_or_default();
+        let members = names(aliases, kind, &list);
+        let setting = |setting: &str| {
+            let setting: String = setting.chars().filter(|letter| !letter.is_whitespace()).collect();
+            match (setting.as_str(), setting.split_once('=')) {
+                ("authenticate", _) => Some(Self { asks: true, binding, members: members.clone() }),
+                ("!authenticate", _) => Some(Self { asks: false, binding, members: members.clone() }),
+                // Its members are not asked.
+                (_, Some(("exempt_group", group))) if binding.is_none() => Some(Self {
+                    asks: false,
+                    binding: Some(':'),
+                    members: vec![format!("%{}", group.trim_matches('"'))],
+                }),
+                _ => None,
+            }
+        };
+        default.settings.split(',').filter_map(setting).collect()
+    }
+
+    /// Whether it is about this rule. What waives the password of one of several is about all: nobody is taken for
+    /// asked who is not.
+    fn is_about(&self, rule: &Rule, host: &str) -> bool {
+        let names = |listed: &[String]| {
+            let is_named = |name: &String| self.members.contains(name);
+            let mut listed = listed.iter().filter(|name| !name.starts_with('!'));
+            if self.asks { listed.all(is_named) } else { listed.any(|name| name == "ALL" || is_named(name)) }
+        };
+        let is_for_all = self.members.iter().any(|name| name == "ALL");
+        match self.binding {
+            None => true,
+            Some('@') => holds_here(&self.members, host),
+            Some('>') if rule.runas_users.is_empty() => is_for_all || names(&["root".to_owned()]),
+            Some('>') => is_for_all || names(&rule.runas_users),
+            Some('!') => is_for_all || names(std::slice::from_ref(&rule.command)),
+            Some(_) => is_for_all || names(&rule.users),
+        }
+    }
+}
+
+/// Whether a password is asked for, as far as settings say: later ones win, and those of commands come last.
+fn is_asked(asking: &[Asking], rule: &Rule, host: &str) -> bool {
+    let of_command = |asking: &&Asking| asking.binding == Some('!');
+    let in_order = asking.iter().filter(|one| !of_command(one)).chain(asking.iter().filter(of_command));
+    in_order.rev().find(|one| one.is_about(rule, host)).is_none_or(|one| one.asks)
 }
 
 fn rule_of(aliases: &Aliases, spec: &CommandSpec, command: &Member) -> Rule {

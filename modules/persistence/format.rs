@@ -1,8 +1,11 @@
 //! Reads the lines of configuration that start something. Pure: text in, items out.
 
+mod apt;
 pub(crate) mod lines;
+mod udev;
 
-use self::lines::{Line, assignment, dangerous, lines, shown_value, words};
+use self::lines::{Join, Line, assignment, dangerous, lines, shown_value, words};
+use crate::includes::word_of_shell;
 
 /// Most items of one file; whoever gets as many does not know whether there are more.
 pub(crate) const MAX_ITEMS: usize = 10_000;
@@ -21,6 +24,8 @@ pub(crate) enum Format {
     RunParts,
     /// Every line that is no comment.
     Lines,
+    /// The same, where a backslash at the end continues a line.
+    JoinedLines,
     /// Lines `KEY = VALUE` with one of these keys, in any case; `*` matches anything.
     Keys(&'static [&'static str]),
     /// Lines whose first word is one of these.
@@ -108,51 +113,52 @@ impl Format {
 pub(crate) fn items(format: Format, content: &[u8]) -> Vec<Item> {
     match format {
         Format::File | Format::Program | Format::RunParts => Vec::new(),
-        Format::Lines => each(content, true, |line| Some(item(line, line.text.trim()))),
-        Format::Names => each(content, false, |line| Some(strange(item(line, line.text.trim())))),
-        Format::Shells => each(content, false, |line| Some(item(line, line.text.trim()))),
-        Format::Keys(names) => each(content, true, |line| key(line, names)),
-        Format::Words(names) => each(content, true, |line| word(line, names)),
-        Format::Has(texts) => each(content, true, |line| {
+        Format::Lines => each(content, Join::Never, |line| Some(item(line, line.text.trim()))),
+        Format::JoinedLines => each(content, Join::Shell, |line| Some(item(line, line.text.trim()))),
+        Format::Names => each(content, Join::Never, |line| Some(strange(item(line, line.text.trim())))),
+        Format::Shells => each(content, Join::Never, |line| Some(item(line, line.text.trim()))),
+        Format::Keys(names) => each(content, Join::Perhaps, |line| key(line, names)),
+        Format::Words(names) => each(content, Join::Perhaps, |line| word(line, names)),
+        Format::Has(texts) => each(content, Join::Never, |line| {
             texts.iter().any(|text| line.text.contains(text)).then(|| strange(item(line, line.text.trim())))
         }),
-        Format::Settings => each(content, true, setting),
-        Format::Environment => each(content, true, variable),
-        Format::Crontab { user } => each(content, false, |line| job(line, user)),
-        Format::Anacron => each(content, false, anacron),
+        Format::Settings => each(content, Join::Perhaps, setting),
+        Format::Environment => each(content, Join::Perhaps, variable),
+        Format::Crontab { user } => each(content, Join::Never, |line| job(line, user)),
+        Format::Anacron => each(content, Join::Never, anacron),
         Format::At => at(content),
-        Format::Inittab => each(content, false, inittab),
-        Format::Inetd => each(content, false, inetd),
-        Format::Pam { service } => each(content, true, |line| pam(line, service)),
-        Format::Nsswitch => each(content, false, nsswitch),
-        Format::Fstab => each(content, false, fstab),
-        Format::Grub => each(content, true, grub),
-        Format::AuthorizedKeys => each(content, false, authorized_key),
+        Format::Inittab => each(content, Join::Never, inittab),
+        Format::Inetd => each(content, Join::Never, inetd),
+        Format::Pam { service } => each(content, Join::Perhaps, |line| pam(line, service)),
+        Format::Nsswitch => each(content, Join::Never, nsswitch),
+        Format::Fstab => each(content, Join::Never, fstab),
+        Format::Grub => each(content, Join::Never, grub),
+        Format::AuthorizedKeys => each(content, Join::Never, authorized_key),
         Format::Logrotate => logrotate(content),
-        Format::Apt => apt(content),
-        Format::Dpkg => each(content, false, dpkg),
+        Format::Apt => apt::items(content),
+        Format::Dpkg => each(content, Join::Never, dpkg),
         Format::Git => git(content),
         Format::Docker => docker(content),
-        Format::Udev => each(content, true, udev),
-        Format::Interfaces => each(content, true, interface),
-        Format::Sources => each(content, false, source),
-        Format::PythonPath => each(content, false, |line| {
+        Format::Udev => each(content, Join::Always, udev::rule),
+        Format::Interfaces => each(content, Join::Perhaps, interface),
+        Format::Sources => each(content, Join::Never, source),
+        Format::PythonPath => each(content, Join::Never, |line| {
             let imports = line.text.starts_with("import ") || line.text.starts_with("import\t");
             imports.then(|| Item {
                 note: Some("runs at every start of Python".to_owned()),
                 ..item(line, "import")
             })
         }),
-        Format::Sysctl => each(content, false, sysctl),
+        Format::Sysctl => each(content, Join::Never, sysctl),
     }
 }
 
 /// The first line that is no comment and no interpreter; 1 when there is none.
 pub(crate) fn first_line(content: &[u8]) -> u32 {
-    lines(content, false).find(|line| !line.is_comment()).map_or(1, |line| line.number)
+    lines(content, Join::Never).find(|line| !line.is_comment()).map_or(1, |line| line.number)
 }
 
-fn each(content: &[u8], join: bool, mut read: impl FnMut(&Line) -> Option<Item>) -> Vec<Item> {
+fn each(content: &[u8], join: Join, mut read: impl FnMut(&Line) -> Option<Item>) -> Vec<Item> {
     lines(content, join)
         .filter(|line| !line.is_comment())
         .filter_map(|line| read(&line))
@@ -184,6 +190,7 @@ fn word(line: &Line, names: &[&str]) -> Option<Item> {
     // sshd and others take an equals sign as well as a blank.
     let end = text.find(|letter: char| letter.is_whitespace() || letter == '=').unwrap_or(text.len());
     let (name, value) = text.split_at(end);
+    let name = name.trim_matches('"');
     let value = value.trim_start_matches(|letter: char| letter.is_whitespace() || letter == '=').trim();
     (is_one_of(name, names) || is_one_of(text, names))
         .then(|| Item { note: Some(name.to_owned()), ..item(line, value) })
@@ -208,7 +215,25 @@ fn setting(line: &Line) -> Option<Item> {
         return Some(found);
     }
     // The code itself is not shown.
-    assignment(&line.text).is_none().then(|| Item { note: Some("code".to_owned()), ..item(line, "") })
+    let is_code = !line.is_part && (assignment(&line.text).is_none() || runs(&line.text));
+    is_code.then(|| Item { note: Some("code".to_owned()), ..strange(item(line, "")) })
+}
+
+/// Whether a command stands in or behind an assignment.
+fn runs(text: &str) -> bool {
+    /// How Debian's GRUB asks for the name of the system.
+    const KNOWN: [&str; 3] = [
+        "GRUB_DISTRIBUTOR=`lsb_release -i -s 2> /dev/null || echo Debian`",
+        "GRUB_DISTRIBUTOR=`( . /etc/os-release; echo ${NAME:-Debian} ) 2>/dev/null || echo Debian`",
+        "GRUB_DISTRIBUTOR=`( . /etc/os-release && echo ${NAME} )`",
+    ];
+    let Some((_, value)) = text.split_once('=').filter(|_| !KNOWN.contains(&text.trim())) else {
+        return false;
+    };
+    let (_, after) = word_of_shell(value, None);
+    let after = after.trim();
+    let is_list = value.starts_with('(');
+    value.contains('`') || value.contains("$(") || !(is_list || after.is_empty() || after.starts_with('#'))
 }
 
 fn job(line: &Line, has_user: bool) -> Option<Item> {
@@ -265,11 +290,11 @@ fn at(content: &[u8]) -> Vec<Item> {
         ["umask ", "cd ", "echo ", "exit ", "}", "export "].iter().any(|start| text.starts_with(start))
             || assignment(text).is_some()
     };
-    let user = lines(content, false).find_map(|line| {
+    let user = lines(content, Join::Never).find_map(|line| {
         let rest = line.text.split_once("uid=")?.1;
         rest.split_whitespace().next().map(|uid| format!("uid {uid}"))
     });
-    let first = lines(content, false).find(|line| !line.is_comment() && !is_frame(&line.text));
+    let first = lines(content, Join::Never).find(|line| !line.is_comment() && !is_frame(&line.text));
     // What the job does is a script, which is not shown.
     first.map(|line| Item { user, ..item(&line, "") }).into_iter().collect()
 }
@@ -296,7 +321,7 @@ fn pam(line: &Line, has_service: bool) -> Option<Item> {
     }
     let (kind, rest) = words(text, 1)?;
     let kind = kind.trim_start_matches('-');
-    if !matches!(kind, "auth" | "account" | "password" | "session") {
+    if !["auth", "account", "password", "session"].iter().any(|known| known.eq_ignore_ascii_case(kind)) {
         return None;
     }
     let rest = rest.trim();
@@ -446,7 +471,7 @@ fn logrotate(content: &[u8]) -> Vec<Item> {
     const SCRIPTS: [&str; 5] = ["prerotate", "postrotate", "firstaction", "lastaction", "preremove"];
     let mut items = Vec::new();
     let mut script: Option<&str> = None;
-    for line in lines(content, false) {
+    for line in lines(content, Join::Never) {
         if items.len() >= MAX_ITEMS {
             break;
         }
@@ -457,41 +482,15 @@ fn logrotate(content: &[u8]) -> Vec<Item> {
                 items.push(Item { when: Some(name.to_owned()), ..item(&line, text) });
             }
             Some(_) => {}
-            None => script = SCRIPTS.iter().copied().find(|name| text == *name),
-        }
-    }
-    items
-}
-
-/// apt's configuration: quoted texts after, or in the braces after, a key that runs something.
-fn apt(content: &[u8]) -> Vec<Item> {
-    const RUNS: [&str; 6] =
-        ["invoke", "pre-install-pkgs", "proxy-auto-detect", "proxyautodetect", "dir::bin", "#include"];
-    let mut items = Vec::new();
-    let mut depth = 0_i32;
-    let mut running: Option<(i32, String)> = None;
-    for line in lines(content, false) {
-        let text = line.text.trim();
-        if text.starts_with("//") || (text.starts_with('#') && !text.starts_with("#include")) {
-            continue;
-        }
-        let lower = text.to_ascii_lowercase();
-        if running.is_none()
-            && let Some(key) = RUNS.iter().find(|key| lower.contains(*key))
-        {
-            let name = text.split(['{', '"', ' ']).next().unwrap_or(key).trim();
-            let name = &name[..name.floor_char_boundary(MAX_SHOWN)];
-            running = Some((depth, name.to_owned()));
-        }
-        if let Some((_, name)) = &running {
-            for command in text.split('"').skip(1).step_by(2).take(MAX_ITEMS - items.len()) {
-                items.push(Item { when: Some(name.clone()), ..item(&line, command) });
+            None => {
+                // What compresses the logs is a program of one's own, if one likes.
+                if let Some((name, command)) =
+                    words(text, 1).filter(|(name, _)| name.ends_with("compresscmd"))
+                {
+                    items.push(Item { when: Some(name.to_owned()), ..item(&line, command) });
+                }
+                script = SCRIPTS.iter().copied().find(|name| text == *name);
             }
-        }
-        let count = |brace| i32::try_from(text.matches(brace).count()).unwrap_or(0);
-        depth = depth.saturating_add(count('{')).saturating_sub(count('}'));
-        if running.as_ref().is_some_and(|(level, _)| depth <= *level && text.contains([';', '}'])) {
-            running = None;
         }
     }
     items
@@ -503,12 +502,12 @@ fn dpkg(line: &Line) -> Option<Item> {
     let (name, value) = text.split_at(end);
     let value = value.trim_start_matches(|letter: char| letter.is_whitespace() || letter == '=');
     let name = name.trim_start_matches('-');
-    let runs = name.ends_with("-invoke") || name == "admindir" || name == "instdir" || name == "root";
+    let runs = name.ends_with("-invoke") || matches!(name, "admindir" | "instdir" | "root" | "status-logger");
     runs.then(|| Item { when: Some(name.to_owned()), ..item(line, value) })
 }
 
 fn git(content: &[u8]) -> Vec<Item> {
-    const KEYS: [(&str, &str); 29] = [
+    const KEYS: [(&str, &str); 36] = [
         ("core", "hookspath"),
         ("core", "pager"),
         ("core", "fsmonitor"),
@@ -538,12 +537,19 @@ fn git(content: &[u8]) -> Vec<Item> {
         ("mergetool.*", "cmd"),
         ("browser.*", "cmd"),
         ("safe", "directory"),
+        ("trailer.*", "command"),
+        ("trailer.*", "cmd"),
+        ("man.*", "cmd"),
+        ("guitool.*", "cmd"),
+        ("tar.*", "command"),
+        ("submodule.*", "update"),
+        ("interactive", "difffilter"),
     ];
     let mut items = Vec::new();
     // What is looked for in a section is the same for all its lines, however long its name is.
     let mut section = String::new();
     let mut keys: Vec<&str> = Vec::new();
-    for line in lines(content, true).filter(|line| !line.is_comment()) {
+    for line in lines(content, Join::Perhaps).filter(|line| !line.is_comment()) {
         let mut text = line.text.trim();
         if let Some(rest) = text.strip_prefix('[')
             && let Some((name, after)) = rest.split_once(']')
@@ -592,22 +598,6 @@ fn docker(content: &[u8]) -> Vec<Item> {
         return Vec::new();
     }
     vec![Item { line: 1, command, note: Some(notes.join(", ")), ..Item::default() }]
-}
-
-fn udev(line: &Line) -> Option<Item> {
-    const STARTS: [&str; 5] =
-        ["RUN", "PROGRAM", "IMPORT{program}", "ENV{SYSTEMD_WANTS}", "ENV{SYSTEMD_USER_WANTS}"];
-    let mut found = Vec::new();
-    for part in line.text.split(',') {
-        let part = part.trim();
-        let end = part.find(['=', '+', ':', '!']).unwrap_or(part.len());
-        let (name, value) = part.split_at(end);
-        let starts = STARTS.contains(&name.trim()) || name.starts_with("RUN{program}");
-        if starts && let Some((_, value)) = value.split_once('"') {
-            found.push(value.trim_end_matches('"').to_owned());
-        }
-    }
-    (!found.is_empty()).then(|| item(line, &found.join(" ; ")))
 }
 
 fn interface(line: &Line) -> Option<Item> {

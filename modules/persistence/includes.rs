@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 use crate::catalogue::Rule;
-use crate::format::lines;
+use crate::format::lines::{self, Join};
 
 /// How a format says which further files are read.
 #[derive(Debug, Clone, Copy)]
@@ -82,7 +82,7 @@ pub(crate) fn leads(forms: &[Include], content: &[u8]) -> Vec<Lead> {
         };
         match include.syntax {
             Syntax::Words(words) => {
-                for line in lines::lines(content, true) {
+                for line in lines::lines(content, Join::Perhaps) {
                     push(line.number, after(&line.text, words));
                 }
             }
@@ -92,7 +92,7 @@ pub(crate) fn leads(forms: &[Include], content: &[u8]) -> Vec<Lead> {
                 }
             }
             Syntax::Variable(variable) => {
-                for line in lines::lines(content, true).filter(|line| !line.is_comment()) {
+                for line in lines::lines(content, Join::Shell).filter(|line| !line.is_comment()) {
                     let mut values = Vec::new();
                     assigned(&line.text, variable, 2, &mut values);
                     push(line.number, values);
@@ -101,7 +101,7 @@ pub(crate) fn leads(forms: &[Include], content: &[u8]) -> Vec<Lead> {
             Syntax::Key(section, key) => keys(content, section, key, push),
             Syntax::Call => calls(content, push),
             Syntax::Source => {
-                for line in lines::lines(content, true) {
+                for line in lines::lines(content, Join::Shell) {
                     sourced(&line.text, &mut |name| push(line.number, vec![name]));
                 }
             }
@@ -345,7 +345,7 @@ fn assigned(text: &str, variable: &str, depth: u8, values: &mut Vec<String>) {
 }
 
 /// The word that a shell's text begins with, perhaps within quotes that were opened before it, and what follows it.
-fn word_of_shell(text: &str, mut quote: Option<char>) -> (String, &str) {
+pub(crate) fn word_of_shell(text: &str, mut quote: Option<char>) -> (String, &str) {
     let mut word = String::new();
     let mut braces = 0;
     let mut rest = text;
@@ -449,7 +449,7 @@ fn statements(content: &[u8]) -> Vec<(u32, String)> {
 fn keys(content: &[u8], section: &str, key: &str, mut push: impl FnMut(u32, Vec<String>)) {
     let mut is_here = false;
     let mut is_open = false;
-    for line in lines::lines(content, true).filter(|line| !line.is_comment()) {
+    for line in lines::lines(content, Join::Perhaps).filter(|line| !line.is_comment()) {
         let mut text = line.text.trim();
         if let Some((name, rest)) = text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
             is_here = is_like(section, name.trim());

@@ -15,41 +15,48 @@ pub(crate) struct Directive {
     pub(crate) line: u32,
 }
 
-/// Reads a unit file as systemd.syntax(7) has it: a backslash at the end continues a line, and comments between the
-/// parts of a line do not end it.
+/// Reads a unit file as systemd.syntax(7) has it: a backslash at the end continues a line, unless another one stands
+/// before it, and comments between the parts of a line do not end it.
 pub(crate) fn parse(content: &[u8]) -> Vec<Directive> {
     let text = String::from_utf8_lossy(content);
-    let mut directives: Vec<Directive> = Vec::new();
+    let mut directives = Vec::new();
     let mut section = Rc::from("");
-    let mut continues = false;
-    for (line, number) in text.lines().zip(1_u32..) {
-        let trimmed = line.trim();
-        if trimmed.starts_with('#') || trimmed.starts_with(';') {
-            continue;
-        }
-        let (part, goes_on) = match trimmed.strip_suffix('\\') {
-            Some(part) => (part, true),
-            None => (trimmed, false),
-        };
-        if continues {
-            if let Some(last) = directives.last_mut() {
-                last.value.push(' ');
-                last.value.push_str(part.trim());
-            }
-            continues = goes_on;
-            continue;
-        }
-        if let Some(name) = trimmed.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+    let mut begun: Option<(u32, String)> = None;
+    let mut end = |number: u32, line: &str| {
+        let line = line.trim();
+        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
             section = Rc::from(name);
-        } else if let Some((key, value)) = part.split_once('=') {
+        } else if let Some((key, value)) = line.split_once('=') {
             directives.push(Directive {
                 section: Rc::clone(&section),
                 key: key.trim().to_owned(),
                 value: value.trim().to_owned(),
                 line: number,
             });
-            continues = goes_on;
         }
+    };
+    for (line, number) in text.trim_start_matches('\u{feff}').lines().zip(1_u32..) {
+        // Before a blank at the end, a backslash continues nothing, except in the newest versions, which cut the blank.
+        let line = line.trim_start();
+        if line.starts_with(['#', ';']) {
+            continue;
+        }
+        let backslashes = line.len() - line.trim_end_matches('\\').len();
+        let (part, goes_on) = match line.strip_suffix('\\') {
+            Some(part) if backslashes % 2 == 1 => (part, true),
+            _ => (line, false),
+        };
+        let (_, whole) = begun.get_or_insert_with(|| (number, String::new()));
+        whole.push_str(part);
+        if goes_on {
+            whole.truncate(whole.trim_end().len());
+            whole.push(' ');
+        } else if let Some((number, whole)) = begun.take() {
+            end(number, &whole);
+        }
+    }
+    if let Some((number, whole)) = begun {
+        end(number, &whole);
     }
     directives
 }
@@ -136,6 +143,24 @@ mod tests {
             unit.iter().map(Directive::starts).collect::<Vec<_>>(),
             [Some(Starts::Command), None, Some(Starts::Environment), None]
         );
+    }
+
+    #[test]
+    fn no_backslash_hides_a_line() {
+        for hidden in [
+            "Description=x \\\\\nExecStart=/e\n",
+            "Description=x \\ \nExecStart=/e\n",
+            "Description=x \\\t\nExecStart=/e\n",
+            "ExecStart \\\n=/e\n",
+            "ExecStart=\\\n# c \\\n; d\n/e",
+            "\u{feff}ExecStart=/e\\",
+            "# c \\\nExecStart=/e\n",
+            "Description=\\\n\nExecStart=/e\n",
+        ] {
+            let found = parse(hidden.as_bytes());
+            let found = found.iter().map(|d| (d.key.as_str(), d.value.as_str())).next_back();
+            assert_eq!(found, Some(("ExecStart", "/e")), "{hidden:?}");
+        }
     }
 
     #[test]

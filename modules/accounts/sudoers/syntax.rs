@@ -103,15 +103,21 @@ pub fn parse(content: &[u8]) -> Vec<(u32, Entry)> {
     let mut lines = text.lines().zip(1_u32..);
     while let Some((first, number)) = lines.next() {
         let mut line = first.to_owned();
-        while line.ends_with('\\') && !is_comment(&line) {
+        let mut comments = Comments::default();
+        // A backslash at the end of a comment continues nothing: the next line is one of its own.
+        let mut is_plain = !is_comment(first) && !comments.begins_in(first);
+        while is_plain && line.ends_with('\\') {
             line.pop();
             let Some((more, _)) = lines.next() else { break };
-            line.push_str(more.trim_start());
+            // It ends a word, too.
+            line.push(' ');
+            line.push_str(trimmed(more));
+            is_plain = !comments.begins_in(more);
             if line.len() > MAX_LINE {
                 break;
             }
         }
-        let line = line.trim();
+        let line = trimmed(&line);
         if line.len() > MAX_LINE {
             entries.push((number, Entry::Wrong { problem: "the line is too long" }));
         } else {
@@ -121,9 +127,66 @@ pub fn parse(content: &[u8]) -> Vec<(u32, Entry)> {
     entries
 }
 
+/// Other blanks of Unicode are letters of names.
+const BLANKS: [char; 3] = [' ', '\t', '\r'];
+
+fn trimmed(text: &str) -> &str {
+    text.trim_matches(BLANKS)
+}
+
+/// Looks for the comment of a line whose parts are read one after the other.
+#[derive(Default)]
+struct Comments {
+    quoted: bool,
+    /// The path or the arguments of a command, in which quotes are letters like others.
+    in_command: bool,
+    word: String,
+}
+
+impl Comments {
+    /// Whether a comment begins in this part. A number of a user or group is none.
+    fn begins_in(&mut self, part: &str) -> bool {
+        let mut letters = part.chars().peekable();
+        while let Some(letter) = letters.next() {
+            match letter {
+                '\\' => {
+                    letters.next();
+                    self.word.push(letter);
+                }
+                '"' if !self.in_command => {
+                    self.quoted = !self.quoted;
+                    self.word.push(letter);
+                }
+                _ if self.quoted => {}
+                '#' => {
+                    let begins = self.word.is_empty() || self.word == "%";
+                    let is_number = letters.peek().is_some_and(|next| next.is_ascii_digit() || *next == '-');
+                    if self.in_command || !begins || !is_number {
+                        return true;
+                    }
+                    self.word.push(letter);
+                }
+                ',' | ':' | '=' | '!' | '(' | ')' | ' ' | '\t' => {
+                    self.in_command |= self.word == "sudoedit";
+                    self.in_command &= !matches!(letter, ',' | ':');
+                    self.word.clear();
+                }
+                _ => {
+                    self.in_command |= self.word.is_empty() && matches!(letter, '/' | '^');
+                    if self.word.len() <= "sudoedit".len() {
+                        self.word.push(letter);
+                    }
+                }
+            }
+        }
+        self.word.clear();
+        false
+    }
+}
+
 /// A comment, which is neither an include nor the number of a user.
 fn is_comment(line: &str) -> bool {
-    let line = line.trim_start();
+    let line = trimmed(line);
     let Some(rest) = line.strip_prefix('#') else { return false };
     let is_include = rest.starts_with("include ")
         || rest.starts_with("includedir ")
@@ -141,7 +204,7 @@ fn entry(line: &str) -> Vec<Entry> {
         for mark in ['#', '@'] {
             let rest = line.strip_prefix(mark).and_then(|rest| rest.strip_prefix(word));
             if let Some(path) = rest.filter(|rest| rest.starts_with([' ', '\t'])) {
-                return vec![Entry::Include { path: path_of(path.trim()), directory }];
+                return vec![Entry::Include { path: path_of(trimmed(path)), directory }];
             }
         }
     }
@@ -178,10 +241,10 @@ fn defaults(rest: &str) -> Entry {
         let mut end = 0;
         let mut after_comma = true;
         for (at, letter) in rest.char_indices() {
-            if letter.is_whitespace() && !after_comma {
+            if BLANKS.contains(&letter) && !after_comma {
                 break;
             }
-            after_comma = letter == ',' || (letter.is_whitespace() && after_comma) || at == 0;
+            after_comma = letter == ',' || (BLANKS.contains(&letter) && after_comma) || at == 0;
             end = at + letter.len_utf8();
         }
         rest.split_at(end)
@@ -189,8 +252,8 @@ fn defaults(rest: &str) -> Entry {
         ("", rest)
     };
     Entry::Defaults {
-        binding: binding.trim().to_owned(),
-        settings: without_comment(settings).trim().to_owned(),
+        binding: trimmed(binding).to_owned(),
+        settings: trimmed(without_comment(settings)).to_owned(),
     }
 }
 
@@ -218,12 +281,7 @@ fn aliases(rest: &str, kind: AliasKind) -> Vec<Entry> {
             entries.push(Entry::Wrong { problem: "an alias has no equals sign" });
             return entries;
         }
-        let members = if kind == AliasKind::Command {
-            scanner.commands().map(|specs| specs.into_iter().map(|(_, command)| command).collect())
-        } else {
-            scanner.members(kind == AliasKind::Host)
-        };
-        let Ok(members) = members else {
+        let Ok(members) = scanner.members_of(kind) else {
             entries.push(Entry::Wrong { problem: "an alias has no members" });
             return entries;
         };
@@ -257,6 +315,11 @@ fn rule(line: &str) -> Result<Entry, &'static str> {
     Ok(Entry::Rule { users, privileges })
 }
 
+/// A list of members, as it stands behind the mark of a binding.
+pub(crate) fn members_of(list: &str, kind: AliasKind) -> Result<Vec<Member>, &'static str> {
+    Scanner::new(list).members_of(kind)
+}
+
 /// Reads a line from the left.
 struct Scanner<'a> {
     rest: &'a str,
@@ -264,11 +327,11 @@ struct Scanner<'a> {
 
 impl<'a> Scanner<'a> {
     fn new(text: &'a str) -> Self {
-        Self { rest: text.trim_start() }
+        Self { rest: text.trim_start_matches(BLANKS) }
     }
 
     fn skip_blanks(&mut self) {
-        self.rest = self.rest.trim_start();
+        self.rest = self.rest.trim_start_matches(BLANKS);
     }
 
     fn is_at_end(&mut self) -> bool {
@@ -305,7 +368,7 @@ impl<'a> Scanner<'a> {
                     Some((_, next)) => word.push(next),
                     None => word.push('\\'),
                 },
-                letter if !quoted && (letter.is_whitespace() || ends.contains(&letter)) => {
+                letter if !quoted && (BLANKS.contains(&letter) || ends.contains(&letter)) => {
                     end = at;
                     break;
                 }
@@ -327,6 +390,15 @@ impl<'a> Scanner<'a> {
             negated = !negated;
         }
         negated
+    }
+
+    /// The members of an alias.
+    fn members_of(&mut self, kind: AliasKind) -> Result<Vec<Member>, &'static str> {
+        if kind == AliasKind::Command {
+            self.commands().map(|specs| specs.into_iter().map(|(_, command)| command).collect())
+        } else {
+            self.members(kind == AliasKind::Host)
+        }
     }
 
     /// Members joined by commas. Addresses of hosts may have colons.
@@ -435,11 +507,14 @@ impl<'a> Scanner<'a> {
         let mut digests = Vec::new();
         loop {
             self.skip_blanks();
-            let kinds = ["sha224:", "sha256:", "sha384:", "sha512:"];
-            let Some(kind) = kinds.iter().find(|kind| self.rest.starts_with(**kind)) else { break };
-            self.rest = &self.rest[kind.len()..];
+            let kinds = ["sha224", "sha256", "sha384", "sha512"];
+            let text = self.rest;
+            let after = |kind: &str| text.strip_prefix(kind)?.trim_start_matches(BLANKS).strip_prefix(':');
+            let found = kinds.into_iter().find_map(|kind| Some((kind, after(kind)?)));
+            let Some((kind, rest)) = found else { break };
+            self.rest = rest;
             let digest = self.word(&[',']).ok_or("a digest is missing")?;
-            digests.push(format!("{kind}{digest}"));
+            digests.push(format!("{kind}:{digest}"));
             self.take(',');
         }
         let negated = self.negations();
@@ -453,7 +528,7 @@ impl<'a> Scanner<'a> {
             }
             text
         } else {
-            let path = self.word(&[',', ':', '=', '!']).ok_or("a command is missing")?;
+            let path = self.word(&[',', ':', '=']).ok_or("a command is missing")?;
             let takes_arguments = path.starts_with('/') || path == "sudoedit";
             if takes_arguments {
                 let arguments = self.arguments()?;
@@ -480,7 +555,7 @@ impl<'a> Scanner<'a> {
         Err("a regular expression has no end")
     }
 
-    /// Everything up to a comma, a colon, an equals sign or a comment.
+    /// Everything up to a comma, a colon or a comment.
     fn arguments(&mut self) -> Result<String, &'static str> {
         let mut words: Vec<String> = Vec::new();
         loop {
@@ -506,11 +581,11 @@ impl<'a> Scanner<'a> {
                         }
                         None => word.push('\\'),
                     },
-                    ',' | ':' | '=' | '#' => {
+                    ',' | ':' | '#' => {
                         end = at;
                         break;
                     }
-                    letter if letter.is_whitespace() => {
+                    letter if BLANKS.contains(&letter) => {
                         end = at;
                         stops = false;
                         break;

@@ -1,7 +1,9 @@
 //! Rules of who gets in, and of what runs then: logins, privileges, shells, the desktop.
 
 use crate::catalogue::{Rule, includes, rule, strangers};
-use crate::format::Format::{Environment, File, Git, Keys, Lines, Pam, Program, RunParts, Shells, Words};
+use crate::format::Format::{
+    Environment, File, Git, JoinedLines, Keys, Lines, Pam, Program, RunParts, Shells, Words,
+};
 
 pub(super) const RULES: &[Rule] = &[
     // login
@@ -13,7 +15,7 @@ pub(super) const RULES: &[Rule] = &[
     rule("pam-module", &["/{,usr/,usr/local/}lib{,64}/{,*-linux-gnu*/}security/*.so"], File),
     rule(
         "sshd-conf",
-        &["/etc/ssh/sshd_config", "/etc/ssh/sshd_config.d/*"],
+        &["/{etc,usr/etc}/ssh/sshd_config", "/{etc,usr/etc}/ssh/sshd_config.d/*"],
         Words(&[
             "AuthorizedKeysCommand",
             "AuthorizedKeysFile",
@@ -31,6 +33,9 @@ pub(super) const RULES: &[Rule] = &[
             "AcceptEnv",
             "SetEnv",
             "Match",
+            "PAMServiceName",
+            "AuthenticationMethods",
+            "Sshd*Path",
         ]),
     )
     .with(includes::SSHD),
@@ -38,7 +43,7 @@ pub(super) const RULES: &[Rule] = &[
     rule("ssh-rc", &["~/.ssh/environment"], Environment),
     rule(
         "ssh-client",
-        &["~/.ssh/config", "/etc/ssh/ssh_config", "/etc/ssh/ssh_config.d/*"],
+        &["~/.ssh/config", "/{etc,usr/etc}/ssh/ssh_config", "/{etc,usr/etc}/ssh/ssh_config.d/*"],
         Words(&[
             "ProxyCommand",
             "LocalCommand",
@@ -62,8 +67,14 @@ pub(super) const RULES: &[Rule] = &[
     // privileges
     rule(
         "sudoers",
-        &["/etc/sudoers", "/etc/sudoers.d/*", "/usr/local/etc/sudoers", "/etc/sudoers-rs"],
-        Lines,
+        &[
+            "/etc/sudoers",
+            "/etc/sudoers.d/*",
+            "/usr/{local/,}etc/sudoers",
+            "/usr/etc/sudoers.d/*",
+            "/etc/sudoers-rs",
+        ],
+        JoinedLines,
     )
     .with(includes::SUDOERS),
     rule("sudo-plugin", &["/etc/sudo.conf"], Words(&["Plugin", "Path"])),
@@ -72,11 +83,11 @@ pub(super) const RULES: &[Rule] = &[
         &[
             "/{etc,run,usr/share,usr/local/share}/polkit-1/rules.d/*.rules",
             "/{etc,var/lib}/polkit-1/localauthority{,.conf.d}/{,*/}*.{pkla,conf}",
-            "/usr/share/polkit-1/actions/*",
+            "/{etc,run,usr/local/share,usr/share}/polkit-1/actions/*",
         ],
         File,
     ),
-    rule("doas", &["/etc/doas.conf", "/etc/doas.d/*"], Lines),
+    rule("doas", &["/etc/doas.conf", "/etc/doas.d/*"], JoinedLines),
     rule(
         "adduser-hook",
         &[
@@ -114,7 +125,8 @@ pub(super) const RULES: &[Rule] = &[
         "fish",
         &[
             "/etc/fish/{config.fish,conf.d/*,functions/*,completions/*}",
-            "/usr/share/fish/vendor_conf.d/*",
+            "/usr/{local/,}share/fish/vendor_conf.d/*",
+            "~/.local/share/fish/vendor_conf.d/*",
             "~/.config/fish/{config.fish,conf.d/*,functions/*,completions/*}",
         ],
         File,
@@ -138,6 +150,7 @@ pub(super) const RULES: &[Rule] = &[
             "/etc/bash_completion.d/*",
             "~/.bash_completion",
             "~/.bash_completion.d/*",
+            "~/.config/bash_completion",
             "~/.local/share/bash-completion/**",
             "~/.inputrc",
             "/etc/inputrc",
@@ -165,7 +178,8 @@ pub(super) const RULES: &[Rule] = &[
             "/etc/sddm.conf",
             "/etc/sddm.conf.d/*",
             "/usr/share/sddm/scripts/*",
-            "~/.{xprofile,xsession,xsessionrc,xinitrc,xserverrc,Xclients}",
+            "~/.{xprofile,xsession,Xsession,xsessionrc,xinitrc,xserverrc,Xclients,gnomerc,xinputrc}",
+            "~/.config/xfce4/xinitrc",
             "~/.config/plasma-workspace/{env,shutdown}/*",
             "~/.kde*/Autostart/*",
             "~/.config/autostart-scripts/*",
@@ -233,14 +247,32 @@ pub(super) const RULES: &[Rule] = &[
             "~/.config/{nvim,tmux,vim}/**",
             "~/.emacs.d/{init.el,early-init.el}",
             "~/.gdbinit.d/*",
+            "/etc/gdb/gdbinit.d/*",
+            "~/.{hgrc,config/hg/hgrc}",
+            "/etc/mercurial/**",
             "/etc/vim/{vimrc,vimrc.local,vimrc.tiny,gvimrc}",
             "/etc/{screenrc,tmux.conf,gdb/gdbinit,nanorc,wgetrc}",
             "/etc/emacs/**",
         ],
         File,
     ),
-    rule("git", &["/etc/gitconfig", "~/.gitconfig", "~/.config/git/config", "~/.git/config"], Git)
-        .with(includes::GIT),
+    rule(
+        "editor",
+        &["~/.gnupg/{gpg,gpgsm,gpg-agent,dirmngr,scdaemon}.conf"],
+        Words(&["*-program", "photo-viewer"]),
+    ),
+    rule(
+        "git",
+        &[
+            "/etc/gitconfig",
+            "/usr/local/etc/gitconfig",
+            "~/.gitconfig",
+            "~/.config/git/config",
+            "~/.git/config",
+        ],
+        Git,
+    )
+    .with(includes::GIT),
     rule(
         "git",
         &[

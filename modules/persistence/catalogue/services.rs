@@ -2,7 +2,7 @@
 
 use crate::catalogue::{Rule, includes, rule, strangers};
 use crate::format::Format::{
-    self, Apt, File, Has, Interfaces, Keys, Lines, Logrotate, Program, Sources, Words,
+    self, Apt, File, Has, Interfaces, JoinedLines, Keys, Lines, Logrotate, Program, Sources, Words,
 };
 
 /// What a directory of pages can set for itself.
@@ -36,7 +36,7 @@ pub(super) const RULES: &[Rule] = &[
     rule(
         "rpm-hook",
         &["/etc/rpm/**", "~/.{rpmmacros,rpmrc}", "/usr/lib/rpm/macros.d/*", "/usr/lib{,64}/rpm-plugins/*"],
-        Lines,
+        JoinedLines,
     ),
     rule(
         "dnf-hook",
@@ -133,6 +133,25 @@ pub(super) const RULES: &[Rule] = &[
     .with(includes::INCLUDE),
     rule("ifupdown", &["/etc/network/interfaces", "/etc/network/interfaces.d/*"], Interfaces)
         .with(includes::IFUPDOWN),
+    rule("ifupdown", &["/{usr/,}sbin/{ifup,ifdown}-{local,pre-local}"], Program),
+    rule(
+        "ifupdown",
+        &[
+            "/etc/sysconfig/network-scripts/{ifup,ifdown}*",
+            "/etc/sysconfig/network/{if-up.d,if-down.d,scripts}/*",
+        ],
+        Program,
+    ),
+    rule(
+        "ifupdown",
+        &["/etc/dnsmasq.conf", "/etc/dnsmasq.d/*"],
+        Words(&["dhcp-script", "dhcp-luascript", "conf-script"]),
+    ),
+    rule("ifupdown", &["/etc/keepalived/**"], Words(&["notify*", "script", "*_script"]))
+        .with(includes::INCLUDE),
+    rule("inetd", &["/etc/rsyncd.conf", "/etc/rsyncd.d/*"], Keys(&["*exec"])),
+    rule("inetd", &["/etc/samba/smb.conf"], Keys(&["*exec", "*command", "*script", "panic action"]))
+        .with(includes::INCLUDE),
     rule("hosts-allow", &["/etc/hosts.allow", "/etc/hosts.deny"], Has(&["spawn", "twist"])),
     rule(
         "netfilter",
@@ -144,7 +163,7 @@ pub(super) const RULES: &[Rule] = &[
             "/etc/knockd.conf",
             "/etc/ufw/*.rules",
         ],
-        Lines,
+        JoinedLines,
     )
     .with(includes::INCLUDE),
     // containers, clouds, servers
@@ -157,11 +176,18 @@ pub(super) const RULES: &[Rule] = &[
         Format::Docker,
     ),
     rule("docker", &["/etc/docker/daemon.json"], File),
+    rule("docker", &["/usr/{local/,}lib{,exec}/docker/cli-plugins/*", "~/.docker/cli-plugins/*"], Program),
+    rule(
+        "docker",
+        &["/var/lib/lxc/*/config", "/etc/lxc/*.conf", "~/.local/share/lxc/*/config"],
+        Keys(&["lxc.hook*", "lxc.start.auto", "lxc.init.cmd", "lxc.execute.cmd"]),
+    ),
     rule("libvirt", &["/etc/libvirt/hooks/*", "/etc/libvirt/hooks/*.d/*"], Program),
     rule(
         "k8s",
         &[
             "/etc/kubernetes/{manifests/*,kubelet.conf}",
+            "/var/lib/rancher/{k3s,rke2}/{server/manifests,agent/pod-manifests}/*",
             "/var/lib/kubelet/config.yaml",
             "/etc/cni/net.d/*",
             "/{etc,usr/share}/containers/oci/hooks.d/*",
@@ -178,7 +204,7 @@ pub(super) const RULES: &[Rule] = &[
     ),
     rule(
         "cloud-init",
-        &["/var/lib/cloud/instance/user-data.txt", "/etc/cloud/cloud.cfg", "/etc/cloud/cloud.cfg.d/*"],
+        &["/var/lib/cloud/instance{,s/*}/user-data.txt", "/etc/cloud/cloud.cfg", "/etc/cloud/cloud.cfg.d/*"],
         Words(&["bootcmd:", "runcmd:", "- bootcmd", "write_files:"]),
     ),
     rule(
@@ -233,6 +259,8 @@ pub(super) const RULES: &[Rule] = &[
         Words(&["include_shell", "cgi.assign", "server.document-root", "alias.url"]),
     )
     .with(includes::LIGHTTPD),
+    rule("webconf", &["/etc/squid/**"], Words(&["*_program", "external_acl_type", "auth_param"]))
+        .with(includes::INCLUDE),
     rule("webconf", &["/etc/caddy/Caddyfile"], Words(&["root", "php_fastcgi", "exec"])).with(includes::CADDY),
     rule(
         "database",
@@ -254,9 +282,9 @@ pub(super) const RULES: &[Rule] = &[
             "shared_preload_libraries",
             "local_preload_libraries",
             "session_preload_libraries",
-            "archive_command",
-            "restore_command",
-            "ssl_passphrase_command",
+            "*_command",
+            "archive_library",
+            "jit_provider",
             "dynamic_library_path",
         ]),
     )
@@ -312,6 +340,21 @@ pub(super) const RULES: &[Rule] = &[
         Has(&["command["]),
     )
     .with(includes::NRPE),
+    rule(
+        "monitoring",
+        &[
+            "/usr/lib/check_mk_agent/{plugins,local}/**",
+            "/usr/lib/zabbix/{alertscripts,externalscripts}/*",
+            "/var/ossec/active-response/bin/*",
+        ],
+        Program,
+    ),
+    strangers("monitoring", &["/usr/lib{,64}/nagios/plugins/*"], Program),
+    strangers(
+        "monitoring",
+        &["/etc/fail2ban/{action.d,filter.d,jail.d,fail2ban.d}/*", "/etc/fail2ban/{jail,fail2ban}.local"],
+        Keys(&["action*", "ban*", "*command"]),
+    ),
     rule("monitoring", &["/etc/zabbix/**"], Keys(&["UserParameter", "LoadModule", "AlertScriptsPath"]))
         .with(includes::INCLUDE),
     rule(

@@ -2,8 +2,8 @@
 
 use crate::catalogue::{Rule, includes, rule, strangers};
 use crate::format::Format::{
-    self, At, Crontab, Environment, File, Fstab, Grub, Has, Inetd, Inittab, Keys, Lines, Names, Nsswitch,
-    Program, PythonPath, RunParts, Settings, Words,
+    self, At, Crontab, Environment, File, Fstab, Grub, Has, Inetd, Inittab, JoinedLines, Keys, Lines, Names,
+    Nsswitch, Program, PythonPath, RunParts, Settings, Words,
 };
 
 pub(super) const RULES: &[Rule] = &[
@@ -23,7 +23,7 @@ pub(super) const RULES: &[Rule] = &[
     rule(
         "sd-managerenv",
         &[
-            "/etc/systemd/{system,user}.conf",
+            "/{etc,run,usr/local/lib,usr/lib}/systemd/{system,user}.conf",
             "~/.config/systemd/user.conf",
             "~/.config/systemd/user.conf.d/*.conf",
             "/{etc,run,usr/local/lib,usr/lib}/systemd/{system,user}.conf.d/*.conf",
@@ -36,7 +36,11 @@ pub(super) const RULES: &[Rule] = &[
     rule("sd-sleep", &["/{etc/pm,usr/lib/pm-utils}/{sleep,power}.d/*"], Program),
     rule(
         "sd-tmpfiles",
-        &["/{etc,run,usr/local/lib,usr/lib}/tmpfiles.d/*.conf", "~/.config/user-tmpfiles.d/*.conf"],
+        &[
+            "/{etc,run,usr/local/lib,usr/lib}/tmpfiles.d/*.conf",
+            "/usr/share/user-tmpfiles.d/*.conf",
+            "~/.config/user-tmpfiles.d/*.conf",
+        ],
         Lines,
     ),
     rule("sd-sysusers", &["/{etc,run,usr/local/lib,usr/lib}/sysusers.d/*.conf"], Lines),
@@ -65,11 +69,12 @@ pub(super) const RULES: &[Rule] = &[
         &[
             "/{usr/share,usr/local/share,etc,run}/dbus-1/{system-services,services}/*.service",
             "~/.local/share/dbus-1/services/*.service",
+            "/run/user/*/dbus-1/services/*.service",
         ],
         Keys(&["Exec"]),
     ),
     rule("fstab", &["/etc/fstab", "/etc/fstab.d/*"], Fstab),
-    rule("fstab", &["/etc/auto.*", "/etc/auto.master.d/*"], Lines),
+    rule("fstab", &["/etc/auto.*", "/etc/auto.master.d/*"], JoinedLines),
     rule("fstab", &["/{usr/,usr/local/,}{s,}bin/mount.*"], Program),
     // schedules
     rule("cron-system", &["/etc/crontab"], Crontab { user: true }),
@@ -106,6 +111,15 @@ pub(super) const RULES: &[Rule] = &[
     rule("openrc", &["/etc/runlevels/*/*", "/etc/local.d/*"], Program),
     rule("openrc", &["/etc/conf.d/*", "/etc/rc.conf", "/etc/rc.conf.d/*"], Settings),
     rule("etc-default", &["/etc/default/*", "/etc/sysconfig/*"], Settings),
+    // ifup reads these as scripts.
+    rule(
+        "etc-default",
+        &[
+            "/etc/sysconfig/network-scripts/{ifcfg,route,rule}*",
+            "/etc/sysconfig/network/{ifcfg-*,ifroute-*,config,dhcp}",
+        ],
+        Settings,
+    ),
     rule(
         "supervise",
         &[
@@ -179,7 +193,7 @@ pub(super) const RULES: &[Rule] = &[
     rule(
         "kernel-hooks",
         &[
-            "/etc/kernel/{postinst,preinst,postrm,prerm,header_postinst,header_postrm}.d/*",
+            "/{etc,usr/share}/kernel/{postinst,preinst,postrm,prerm,header_postinst,header_postrm}.d/*",
             "/{etc,usr/lib}/kernel/install.d/*",
             "/etc/initramfs/post-update.d/*",
         ],
@@ -191,6 +205,7 @@ pub(super) const RULES: &[Rule] = &[
         Keys(&["PRE_*", "POST_*", "MAKE*", "CLEAN*"]),
     ),
     // kernel
+    rule("modules-load", &["/etc/sysconfig/modules/*.modules"], Program),
     rule("modules-load", &["/etc/modules", "/{etc,run,usr/local/lib,usr/lib}/modules-load.d/*.conf"], Names),
     rule(
         "modprobe-install",
@@ -240,6 +255,8 @@ pub(super) const RULES: &[Rule] = &[
         ],
         Words(&["module:", "remote:"]),
     ),
+    // Libraries of GSSAPI, in sshd too.
+    rule("openssl-conf", &["/{etc,usr/etc}/gss/{mech,mech.d/*}"], Lines),
     rule("openssl-conf", &["/usr/lib{,64}/{,*/}gconv/gconv-modules{,.d/*}"], Lines),
     rule(
         "py-site",
@@ -276,7 +293,9 @@ pub(super) const RULES: &[Rule] = &[
             "/usr/{local/,}{share,lib}/{site_perl,perl/*}/sitecustomize.pl",
             "/usr/lib/*/perl*/*/sitecustomize.pl",
             "/etc/{npmrc,gemrc}",
-            "~/.{npmrc,gemrc,perldb,irbrc,pryrc,node_repl_history.js,pythonrc,pythonstartup}",
+            "/etc/R/{Rprofile,Renviron}.site",
+            "~/.julia/config/startup.jl",
+            "~/.{Rprofile,Renviron,npmrc,gemrc,perldb,irbrc,pryrc,node_repl_history.js,pythonrc,pythonstartup}",
         ],
         File,
     ),

@@ -1,5 +1,7 @@
 //! Lines of configuration files.
 
+use std::collections::VecDeque;
+
 /// Bytes of a path from which on no kernel takes it (`PATH_MAX`).
 pub(crate) const MAX_PATH: usize = 4096;
 
@@ -9,30 +11,60 @@ pub(crate) struct Line {
     /// Of its first part, from 1 on.
     pub(crate) number: u32,
     pub(crate) text: String,
+    /// It is also a part of the line before it.
+    pub(crate) is_part: bool,
 }
 
 impl Line {
-    /// Empty, or a comment in nearly every format.
+    /// Empty, or a comment in every format.
     pub(crate) fn is_comment(&self) -> bool {
         let text = self.text.trim_start();
-        text.is_empty() || text.starts_with('#') || text.starts_with(';')
+        text.is_empty() || text.starts_with('#')
     }
 }
 
-/// The lines of a text, whole: it is no longer than what is read of a file. With `join`, a backslash at the end
-/// continues a line that is no comment.
-pub(crate) fn lines(content: &[u8], join: bool) -> impl Iterator<Item = Line> {
-    let mut parts = content.split(|byte| *byte == b'\n').zip(1_u32..);
-    std::iter::from_fn(move || {
-        let (first, number) = parts.next()?;
-        let mut text = readable(first);
-        let is_comment = text.trim_start().starts_with('#');
-        while join && !is_comment && text.ends_with('\\') {
-            text.pop();
-            let Some((next, _)) = parts.next() else { break };
-            text.push_str(readable(next).trim_start());
+/// When a backslash at the end of a line that is no comment continues it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Join {
+    Never,
+    /// As in a shell, where another backslash before it takes that away, and no comment goes on.
+    Shell,
+    /// Always.
+    Always,
+    /// Perhaps: programs that read the format differ, so the parts are lines of their own as well.
+    Perhaps,
+}
+
+impl Join {
+    /// Whether a line goes on in the next one.
+    fn goes_on(self, text: &str) -> bool {
+        let backslashes = text.len() - text.trim_end_matches('\\').len();
+        match self {
+            Self::Never => false,
+            Self::Shell => backslashes % 2 == 1 && !text.contains('#'),
+            Self::Always | Self::Perhaps => backslashes > 0 && !text.trim_start().starts_with('#'),
         }
-        Some(Line { number, text })
+    }
+}
+
+/// The lines of a text, whole: it is no longer than what is read of a file.
+pub(crate) fn lines(content: &[u8], join: Join) -> impl Iterator<Item = Line> {
+    let mut physical = content.split(|byte| *byte == b'\n').map(readable).zip(1_u32..);
+    let mut parts = VecDeque::new();
+    std::iter::from_fn(move || {
+        if let Some(part) = parts.pop_front() {
+            return Some(part);
+        }
+        let (mut text, number) = physical.next()?;
+        while join.goes_on(&text) {
+            text.pop();
+            let Some((next, number)) = physical.next() else { break };
+            text.push_str(next.trim_start());
+            if join == Join::Perhaps {
+                parts.push_back(Line { number, text: next, is_part: true });
+            }
+        }
+        Some(Line { number, text, is_part: false })
     })
 }
 

@@ -56,6 +56,22 @@ fn apt_runs_what_stands_in_and_after_its_keys() {
     let text = "// DPkg::Pre-Invoke {\"no\";};\nDPkg {\n Post-Invoke { \"a\"; \"b\"; };\n};\nAPT::Update::Pre-Invoke:: \"c\";\nAPT::Other \"no\";\nDPkg::Pre-Install-Pkgs {\n\"d\";\n};\nX \"no\";\n";
 
     assert_eq!(found(Format::Apt, text), pairs(&[(3, "a"), (3, "b"), (5, "c"), (8, "d")]));
+    // As `apt-config dump` reads them.
+    for text in [
+        "#clear X; DPkg::Post-Invoke {\"/e\";};",
+        "DPkg::Pre-Invoke:: /e;",
+        "Dir { Bin { dpkg \"/e\"; }; };",
+        "AptCli { Hooks { Install { \"/e\"; }; }; };",
+        "\"DPkg::Post-Invoke::\" \"/e\";",
+        "DPkg::\"Post-Invoke\" /e",
+        "/* c */ A \"//\"; DPkg { Post-Invoke { /e",
+        "#include \"/e\"",
+    ] {
+        assert_eq!(found(Format::Apt, text), pairs(&[(1, "/e")]), "{text}");
+    }
+    assert_eq!(found(Format::Apt, "# DPkg::Pre-Invoke \"/no\";\n/*\nDPkg::Pre-Invoke \"/no\";*/"), []);
+    let items = items(Format::Apt, b"DPkg {\n Post-Invoke {\n\"/e\" }};");
+    assert_eq!((items[0].line, items[0].when.as_deref()), (3, Some("DPkg::Post-Invoke")));
 }
 
 #[test]
@@ -82,11 +98,62 @@ fn rules_of_udev_run_programs() {
 }
 
 #[test]
+fn rules_of_udev_need_no_commas_and_have_quotes_in_quotes() {
+    for (text, command) in [
+        ("ACTION==\"add\" RUN+=\"/bin/x\"\n", "/bin/x"),
+        ("ACTION==\"a,b\",RUN{program}+=e\"/bin/x\"\n", "/bin/x"),
+        ("ENV{x}=\"\\\"\" RUN += \"/bin/x\"\n", "/bin/x"),
+        ("ACTION==\"add\", \\\n# c \\\nRUN+=\"/bin/x\"\n", "/bin/x"),
+        ("KERNEL==\"x\" IMPORT{program}=\"/bin/x\"\n", "/bin/x"),
+    ] {
+        assert_eq!(found(Format::Udev, text), pairs(&[(1, command)]), "{text}");
+    }
+    assert_eq!(found(Format::Udev, "ENV{RUN}==\"/no\" ATTR{x}=\"RUN+=\", =\"\" \"=\n"), []);
+}
+
+#[test]
+fn no_backslash_at_the_end_of_a_line_hides_the_next_one() {
+    for (format, text) in [
+        (Format::Words(&["ForceCommand"]), "Banner /x\\\nForceCommand /e\n"),
+        (Format::Words(&["install"]), "options a b=\\\\\ninstall /e\n"),
+        (Format::Keys(&["Exec"]), "Comment=x\\\nExec=/e\n"),
+        (Format::Environment, "A=x\\\nBASH_ENV=/e\n"),
+        (Format::Has(&["|"]), "a: b\\\n|/e\n"),
+        (Format::Lines, "# c \\\n/e\n"),
+        (Format::JoinedLines, "x # c \\\n/e\n"),
+        (Format::JoinedLines, "x \\\\\n/e\n"),
+        (Format::Git, "[core]\\\npager = /e\n"),
+    ] {
+        let items = items(format, text.as_bytes());
+        let last = items.last().map(|item| (item.line, item.command.trim_start_matches(['|']).to_owned()));
+        let line = u32::try_from(text.lines().count()).unwrap();
+        let expected = if format == Format::Environment { "BASH_ENV=/e" } else { "/e" };
+        assert_eq!(last, Some((line, expected.to_owned())), "{text}");
+    }
+    assert_eq!(found(Format::JoinedLines, "a \\\n b\n"), pairs(&[(1, "a b")]));
+    assert_eq!(found(Format::Lines, ";x.so\n"), pairs(&[(1, ";x.so")]));
+    let pam = "auth required pam_x.so # \\\nAUTH sufficient pam_permit.so\n";
+    assert_eq!(found(Format::Pam { service: false }, pam).last().map(|(line, _)| *line), Some(2));
+    assert_eq!(found(Format::Words(&["ForceCommand"]), "\"ForceCommand\" /e\n"), pairs(&[(1, "/e")]));
+}
+
+#[test]
+fn code_behind_an_assignment_is_code() {
+    for code in ["A=1; /e", "A=$(/e)", "A=\"`/e`\"", "A=1 /e", "A= /e", "A='x' && /e", "A='x\\\n'; /e"] {
+        let items = items(Format::Settings, format!("{code}\n").as_bytes());
+        assert!(items.iter().any(|item| item.note.as_deref() == Some("code") && item.strange), "{code}");
+    }
+    for plain in ["A=1 # c", "A='x; y' ", "A=\"a b\"", "export A=x", "A=(a b)", "A=\"a \\\n  -b\""] {
+        assert_eq!(found(Format::Settings, &format!("{plain}\n")), [], "{plain}");
+    }
+}
+
+#[test]
 fn settings_hold_assignments_and_code() {
     let items = items(Format::Settings, b"A=1\nexport LD_PRELOAD=/x.so\n: code\nPERL5OPT=secret\n");
 
     let said: Vec<_> = items.iter().map(|item| (item.line, item.command.as_str(), item.strange)).collect();
-    assert_eq!(said, [(2, "LD_PRELOAD=/x.so", true), (3, "", false), (4, "PERL5OPT", true)]);
+    assert_eq!(said, [(2, "LD_PRELOAD=/x.so", true), (3, "", true), (4, "PERL5OPT", true)]);
 }
 
 #[test]
@@ -94,6 +161,7 @@ fn other_forms() {
     assert_eq!(found(Format::Inittab, "vg:2345:once:/bin/true\nx:3:wait:\n"), pairs(&[(1, "/bin/true")]));
     assert_eq!(found(Format::Inetd, "x stream tcp nowait root /bin/a a -b\n"), pairs(&[(1, "/bin/a a -b")]));
     assert_eq!(found(Format::Logrotate, "/x {\n postrotate\n a\n endscript\n}\n"), pairs(&[(3, "a")]));
+    assert_eq!(found(Format::Logrotate, "/x {\n compresscmd /e\n}\n"), pairs(&[(2, "/e")]));
     assert_eq!(
         found(
             Format::Git,
@@ -123,8 +191,9 @@ fn other_forms() {
     assert_eq!(docker[0].note.as_deref(), Some("restart always, privileged"));
 }
 
-const FORMATS: [Format; 27] = [
+const FORMATS: [Format; 28] = [
     Format::Lines,
+    Format::JoinedLines,
     Format::Keys(&["a*"]),
     Format::Words(&["a"]),
     Format::Has(&["a"]),

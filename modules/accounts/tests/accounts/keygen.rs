@@ -33,7 +33,27 @@ fn key() -> impl Strategy<Value = String> {
         let number = [&[0, 0x80][..], &number[..254], &[1]].concat();
         format!("ssh-rsa {}", base64(&[field(b"ssh-rsa"), field(&[1, 0, 1]), field(&number)].concat()))
     });
-    prop_oneof![4 => ed25519, 1 => rsa]
+    // The point is one of the curve.
+    const P256: &str =
+        "BGsX0fLhLEJH+Lzm5WOkQPJ3A32BLeszoPShOUXYmMKWT+NC4v4af5uO5+tKfA+eFivOM1drMV7Oy7ZAaDe/UfU=";
+    let point = data_encoding::BASE64.decode(P256.as_bytes()).unwrap();
+    let others = (any::<[u8; 32]>(), 0..6_u8).prop_map(move |(key, kind)| {
+        let (name, fields) = match kind {
+            0 => ("ecdsa-sha2-nistp256", vec![b"nistp256".to_vec(), point.clone()]),
+            1 => ("sk-ssh-ed25519@openssh.com", vec![key.to_vec(), b"ssh:".to_vec()]),
+            2 => (
+                "sk-ecdsa-sha2-nistp256@openssh.com",
+                vec![b"nistp256".to_vec(), point.clone(), b"ssh:".to_vec()],
+            ),
+            // Too long, too short, of another curve.
+            3 => ("ssh-ed25519", vec![key.to_vec(), b"more".to_vec()]),
+            4 => ("ssh-ed25519", vec![key[..31].to_vec()]),
+            _ => ("ecdsa-sha2-nistp256", vec![b"nistp384".to_vec(), point.clone()]),
+        };
+        let fields: Vec<u8> = fields.iter().flat_map(|value| field(value)).collect();
+        format!("{name} {}", base64(&[field(name.as_bytes()), fields].concat()))
+    });
+    prop_oneof![4 => ed25519, 1 => rsa, 2 => others]
 }
 
 fn options() -> impl Strategy<Value = String> {
@@ -58,6 +78,7 @@ fn line() -> impl Strategy<Value = String> {
     let bad = prop_oneof![
         key().prop_map(|key| key[..key.len() - 7].to_owned()),
         key().prop_map(|key| key.replace("ssh-ed25519 ", "ssh-rsa ")),
+        key().prop_map(|key| key.replacen("ssh-rsa ", "rsa-sha2-512 ", 1)),
         key().prop_map(|key| format!("no-pty, restrict {key}")),
         key().prop_map(|key| format!("command=\"open {key}")),
         key().prop_map(|key| format!("#{key}")),
@@ -94,4 +115,32 @@ fn ten_thousand_random_lines_have_the_fingerprints_of_ssh_keygen() {
         "{:?}",
         first.map(|at| &lines[at.saturating_sub(3)..at + 3])
     );
+}
+
+#[test]
+fn certificates_have_the_fingerprint_of_their_key() {
+    if !vigie_skipped::has("ssh-keygen") {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let keygen = |arguments: &[&str]| {
+        let output = Command::new("ssh-keygen").current_dir(directory.path()).args(arguments).output();
+        let output = output.unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    keygen(&["-q", "-t", "ed25519", "-N", "", "-f", "ca"]);
+    for (kind, name) in [("ed25519", "ssh-ed25519"), ("rsa", "ssh-rsa"), ("ecdsa", "ecdsa-sha2-nistp256")] {
+        keygen(&["-q", "-t", kind, "-N", "", "-f", kind]);
+        keygen(&["-q", "-s", "ca", "-I", "id", "-n", "ann", &format!("{kind}.pub")]);
+        let certificate = format!("{kind}-cert.pub");
+
+        let keys = parse(&std::fs::read(path(&certificate)).unwrap());
+
+        let shown = keygen(&["-lf", &certificate]);
+        assert_eq!(keys.len(), 1, "{kind}");
+        assert_eq!(keys[0].algorithm, format!("{name}-cert-v01@openssh.com"));
+        assert_eq!(shown.split_whitespace().nth(1), Some(keys[0].fingerprint.as_str()), "{shown}");
+    }
 }

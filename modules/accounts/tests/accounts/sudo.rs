@@ -264,6 +264,60 @@ fn passwords_are_asked_for_as_tags_and_settings_say() {
     assert_eq!(policy.rules.last().unwrap().notes.len(), 1);
 }
 
+/// Users, with what each may run.
+fn said(text: &str) -> Vec<(String, String)> {
+    let rules = of_text(text.as_bytes(), "host").rules;
+    rules.into_iter().map(|rule| (rule.users.join(","), rule.command)).collect()
+}
+
+#[test]
+fn a_backslash_at_the_end_of_a_comment_hides_no_rule() {
+    for start in [
+        "ann ALL=/bin/ls # c \\\n",
+        "ann ALL=/bin/ls #\\\n",
+        "ann ALL=/bin/ls \" # \\\n",
+        "ann ALL=/bin/ls %#\\\n",
+        "ann ALL=/bin/ls, \\\n /bin/x # c \\\n",
+        "ann ALL=sudoedit \" # \\\n",
+        "ann ALL=ALL#\\\n",
+        "Defaults env_reset # \\\n",
+        "User_Alias U=a # \\\n",
+        "Cmnd_Alias C=/x \" # \\\n",
+        "# c \\\n",
+    ] {
+        let found = said(&format!("{start}evil ALL=(ALL) NOPASSWD: ALL\n"));
+        assert_eq!(found.last(), Some(&("evil".to_owned(), "ALL".to_owned())), "{start:?}");
+    }
+    let one = |users: &str, command: &str| vec![(users.to_owned(), command.to_owned())];
+    assert_eq!(said("ann,#1\\\n ALL=ALL\n"), one("ann,#1", "ALL"));
+    assert_eq!(said("ann\\\n ALL=/bin/a x\\\n y\n"), one("ann", "/bin/a x y"));
+    assert_eq!(said("ann ALL=/bin/a x=y\\,z\n"), one("ann", "/bin/a x=y,z"));
+    assert_eq!(said("ann ALL=/bin/a=b\n"), one("ann", "/bin/a =b"));
+    assert_eq!(said("a\u{a0}b ALL=sha224 : 11 /bin/a!b\n"), one("a\u{a0}b", "/bin/a!b"));
+}
+
+#[test]
+fn settings_of_users_hosts_commands_and_groups_waive_the_password() {
+    for (settings, asks) in [
+        ("User_Alias U = bob, ann\nDefaults:U !authenticate", false),
+        ("User_Alias U = bob, !ann\nDefaults:U !authenticate", true),
+        ("Defaults:ALL ! authenticate", false),
+        ("Defaults:ann !authenticate\nDefaults:ALL authenticate", true),
+        ("Defaults:bob !authenticate", true),
+        ("Defaults@host !authenticate", false),
+        ("Defaults@other !authenticate", true),
+        ("Defaults>root !authenticate", false),
+        ("Defaults>bob !authenticate", true),
+        ("Defaults!/bin/a !authenticate\nDefaults authenticate", false),
+        ("Defaults!/bin/b !authenticate", true),
+        ("Defaults exempt_group=wheel", false),
+        ("Defaults exempt_group=\"other\"", true),
+    ] {
+        let policy = of_text(format!("{settings}\nann, %wheel ALL = /bin/a\n").as_bytes(), "host");
+        assert_eq!(policy.rules[0].password, asks, "{settings}");
+    }
+}
+
 proptest! {
     #[test]
     fn any_bytes_are_read(bytes in prop::collection::vec(prop_oneof![any::<u8>(), prop::sample::select(&b"=:,!()\\\"#@%^$ \nA"[..])], 0..200)) {
