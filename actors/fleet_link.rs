@@ -357,7 +357,8 @@ impl Handler<ConfigChanged> for FleetLink {
         };
         if named(&before) != named(&self.config) {
             let left = std::mem::take(&mut self.audit);
-            let lost = left.len() as u64 + left.dropped();
+            let counted: u64 = left.owed(u64::MAX).into_iter().map(|(_, count)| count).sum();
+            let lost = left.len() as u64 + left.dropped() + counted;
             if lost > 0 {
                 warn!(self.log, "the auditors of the fleet that was left do not get all records"; "records" => lost);
             }

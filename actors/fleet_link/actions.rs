@@ -27,6 +27,9 @@ const MAX_MESSAGE_BYTES: usize = 1024;
 /// Pause before an answer that the disk did not take is stored again.
 const STORE_RETRY: Duration = Duration::from_secs(1);
 
+/// How often refusals are reported that were only counted.
+const OWED_EVERY: Duration = Duration::from_secs(60);
+
 impl Membership {
     /// Takes an action that is noted, and runs it when it has a place.
     pub(super) fn admit(&mut self, admitted: Admitted, ctx: &mut Context<Self>) {
@@ -166,7 +169,7 @@ impl Membership {
         }
         self.count(outcome);
         let accepted = outcome == ACCEPTED;
-        let reported = if accepted { Some(0) } else { self.audit_budget.take(outcome, now_milliseconds()) };
+        let reported = if accepted { Some(0) } else { self.audit.may_report(outcome, now_milliseconds()) };
         let Some(repeated) = reported else { return };
         if !accepted {
             warn!(self.log, "action refused"; "code" => outcome, "error" => message.as_deref(),
@@ -186,6 +189,35 @@ impl Membership {
         };
         if !self.audit.push(record) {
             self.look_at_dropped();
+        }
+    }
+
+    /// Reports refusals that were only counted, now and then.
+    pub(super) fn report_owed_later(&self, ctx: &mut Context<Self>) {
+        ctx.run_later(OWED_EVERY, |this, ctx| {
+            this.report_owed();
+            this.report_owed_later(ctx);
+        });
+    }
+
+    /// Reports refusals that were only counted, also by an earlier membership, when no further one brings their number.
+    fn report_owed(&self) {
+        if !self.audit.has_room() {
+            return;
+        }
+        for (outcome, count) in self.audit.owed(now_milliseconds()) {
+            self.audit.push(AuditRecord {
+                v: VERSION,
+                agent: self.section.agent.clone(),
+                time: jiff::Timestamp::now().to_string(),
+                action: None,
+                outcome: outcome.to_owned(),
+                signers: Vec::new(),
+                asked: None,
+                message: Some("refusals that were only counted, this one among them".to_owned()),
+                repeated: count.saturating_sub(1),
+                dropped: 0,
+            });
         }
     }
 

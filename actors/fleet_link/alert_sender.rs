@@ -129,6 +129,8 @@ struct State {
     forks: u64,
     memory: watch::Receiver<Memory>,
     renaming: Renaming,
+    /// Alerts that are sent at once.
+    batch: usize,
     stored_at: Option<Instant>,
     dirty: bool,
 }
@@ -158,6 +160,12 @@ impl Renaming {
     }
 }
 
+/// How many alerts are sent at once after a batch that was acknowledged whole, or was not. What a slow broker does not
+/// acknowledge in time it has stored all the same: sent again, it would push out older alerts and make it slower.
+fn next_batch(batch: usize, is_whole: bool) -> usize {
+    if is_whole { (batch * 2).min(BATCH.items) } else { (batch / 4).max(1) }
+}
+
 fn now() -> i64 {
     jiff::Timestamp::now().as_second()
 }
@@ -176,6 +184,7 @@ impl AlertSender {
             forks: 0,
             memory: self.memory.subscribe(),
             renaming: Renaming::after(self.renamed_at, now()),
+            batch: BATCH.items,
             stored_at: None,
             dirty: false,
         };
@@ -226,6 +235,7 @@ impl AlertSender {
             }
             let last = records.last().map_or(0, |record| record.seq);
             let done = self.send(&records, &mut state).await;
+            state.batch = next_batch(state.batch, done == last);
             if done == last {
                 self.tell(None);
             } else {
@@ -253,7 +263,7 @@ impl AlertSender {
     /// Reads the next alerts, up to a batch; none when there are no more at present.
     async fn read(&self, state: &mut State) -> Result<Vec<AlertRecord>, String> {
         loop {
-            let items = state.journal.read(BATCH).await;
+            let items = state.journal.read(Portion { items: state.batch, ..BATCH }).await;
             let items = items.map_err(|error| format!("cannot read the alert journal: {error}"))?;
             let is_end = items.is_empty();
             // What is missing is told with the next alert: numbers have no gaps of their own.
@@ -323,7 +333,7 @@ impl AlertSender {
                 // for long.
                 let begun = state.looks.filter(|(by, _)| *by == connection);
                 let (_, since) = *state.looks.insert(begun.unwrap_or((connection, Instant::now())));
-                return since.elapsed() >= LONGEST_LOOK;
+                return error.is_not_permitted() || since.elapsed() >= LONGEST_LOOK;
             }
         };
         state.looks = None;
@@ -600,6 +610,15 @@ mod tests {
             let renaming = Renaming::after(1_000_000_i64.saturating_sub(since), 1_000_000);
             assert_eq!(renaming.at, Instant::now() + Duration::from_secs(waits), "{since}");
         }
+    }
+
+    #[test]
+    fn a_slow_broker_gets_ever_fewer_alerts_at_once_and_one_that_takes_them_more() {
+        let slow: Vec<usize> =
+            std::iter::successors(Some(256), |batch| Some(next_batch(*batch, false))).take(6).collect();
+        assert_eq!(slow, [256, 64, 16, 4, 1, 1]);
+        let quick = std::iter::successors(Some(1), |batch| Some(next_batch(*batch, true))).take(10).last();
+        assert_eq!(quick, Some(256));
     }
 
     fn sent(message: String, previous: u64) -> FleetAlert {

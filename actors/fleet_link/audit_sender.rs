@@ -19,6 +19,7 @@ use vigie_protocol::error_chain::ErrorChain;
 use vigie_protocol::names::AgentId;
 
 use super::ACCEPTED;
+use super::audit::AuditBudget;
 use super::membership::Membership;
 use super::uplink::{Hold, Uplink};
 
@@ -38,6 +39,8 @@ pub(super) struct AuditQueue {
     records: RefCell<VecDeque<AuditRecord>>,
     dropped: Cell<u64>,
     came: Notify,
+    /// What is only counted, because there is too much of it.
+    budget: RefCell<AuditBudget>,
 }
 
 impl AuditQueue {
@@ -58,6 +61,21 @@ impl AuditQueue {
     /// How many were dropped that no record at the broker tells of.
     pub(super) fn dropped(&self) -> u64 {
         self.dropped.get()
+    }
+
+    /// Whether an outcome at `now` (milliseconds) gets a record; if so, how many like it got none before.
+    pub(super) fn may_report(&self, outcome: &'static str, now: u64) -> Option<u64> {
+        self.budget.borrow_mut().take(outcome, now)
+    }
+
+    /// How many of which outcome got no record and can be reported now, in one.
+    pub(super) fn owed(&self, now: u64) -> Vec<(&'static str, u64)> {
+        self.budget.borrow_mut().owed(now)
+    }
+
+    /// Whether there is room for one of each outcome.
+    pub(super) fn has_room(&self) -> bool {
+        self.len() < WAITING / 2
     }
 
     /// How many wait.

@@ -26,7 +26,6 @@ use vigie_protocol::names::ActionId;
 use super::alert_sender::{AlertSender, Progress};
 use super::answer_sender::AnswerSender;
 use super::answer_spool::AnswerSpool;
-use super::audit::AuditBudget;
 use super::audit_sender::{AuditQueue, AuditSender};
 use super::desk::{Desk, Room};
 use super::disk::{self, Opened, Places};
@@ -168,7 +167,6 @@ pub(super) struct Membership {
     /// Actions that have a place: they run, or their answers wait for the disk.
     pub(super) running: BTreeSet<ActionId>,
     pub(super) room: Arc<Room>,
-    pub(super) audit_budget: AuditBudget,
     pub(super) audit: Rc<AuditQueue>,
     /// Actions whose answers are safe, for the log.
     pub(super) answered: mpsc::UnboundedSender<ActionId>,
@@ -351,6 +349,7 @@ impl Membership {
                     alerts: alerts.clone(),
                     standing: shown_heads,
                     look: shown,
+                    silent: None,
                 }
                 .run(),
             ),
@@ -400,7 +399,6 @@ impl Membership {
             waiting: VecDeque::new(),
             running: BTreeSet::new(),
             room,
-            audit_budget: AuditBudget::default(),
             audit,
             answered: send_answered,
             answers,
@@ -601,6 +599,7 @@ impl Actor for Membership {
         self.renew_facts(ctx);
         self.look_at_facts_later(ctx);
         self.look_at_link_later(ctx);
+        self.report_owed_later(ctx);
     }
 }
 

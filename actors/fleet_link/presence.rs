@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::Addr;
+use actix::{Addr, Handler, Message};
 use slog::{Logger, debug, warn};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
@@ -21,6 +21,7 @@ use super::alert_sender::Progress;
 use super::identity::{LONGEST_LOOK, Memory, OtherWriter, Reverted};
 use super::lives::Begun;
 use super::membership::Membership;
+use super::trouble::Trouble;
 use super::uplink::{Hold, Uplink};
 use crate::work_threads::{self, Lane};
 use vigie_protocol::error_chain::ErrorChain;
@@ -36,6 +37,9 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Pause before a sign of life that was not stored is sent again.
 const RETRY: Duration = Duration::from_secs(5);
+
+/// How long a broker that is connected may store nothing before that is said: a cluster elects within 8 seconds.
+const SILENT_AFTER: Duration = Duration::from_secs(20);
 
 /// What the task works with.
 pub(super) struct Presence {
@@ -64,6 +68,27 @@ pub(super) struct Presence {
     pub(super) standing: watch::Receiver<Vec<StandingHead>>,
     /// Told when it is time to look for what somebody asked who did not know of the newest sign of life.
     pub(super) look: Arc<Notify>,
+    /// Since when no sign of life was stored although a broker is connected.
+    pub(super) silent: Option<Instant>,
+}
+
+/// Whether the broker that is connected stores signs of life; if not, why. For the membership.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct Stores(pub(super) Result<(), String>);
+
+impl Handler<Stores> for Membership {
+    type Result = ();
+
+    fn handle(&mut self, Stores(stored): Stores, _: &mut Self::Context) {
+        match stored {
+            Ok(()) => self.clear(Trouble::NotStored),
+            Err(why) => {
+                let text = format!("the broker is connected and stores nothing of this host: {why}");
+                self.raise(Trouble::NotStored, text);
+            }
+        }
+    }
 }
 
 impl Presence {
@@ -93,6 +118,7 @@ impl Presence {
                 next = next.max(Instant::now() + LOOK_AGAIN);
             } else if Instant::now() >= next {
                 let stored = self.show(last).await;
+                let stored = self.heard(stored).await;
                 next = Instant::now() + if stored.is_some() { beat_pause(random::fraction()) } else { RETRY };
                 last = stored;
                 if stored.is_some() {
@@ -136,12 +162,14 @@ impl Presence {
     /// when the broker does not say which it is.
     async fn compare(&mut self, connection: u64) -> bool {
         let agent = self.facts.borrow().agent.clone();
-        let subject = subjects::facts(&agent);
+        let (subject, asked) = (subjects::facts(&agent), Instant::now());
         let newest = match stored::newest_of_own(&self.uplink.client, subjects::FACTS, &subject).await {
             Ok(newest) => newest,
             Err(error) => {
                 debug!(self.log, "cannot read the newest heartbeat"; "error" => %ErrorChain(&error));
-                return false;
+                self.silent.get_or_insert(asked);
+                // Who may not ask does not learn it later either.
+                return error.is_not_permitted();
             }
         };
         // Under another key it is another agent's, which had this name before.
@@ -182,7 +210,7 @@ impl Presence {
     }
 
     /// Stores a sign of life; its number. When somebody else wrote after our last one, another host has our name.
-    async fn show(&mut self, last: Option<u64>) -> Option<u64> {
+    async fn show(&mut self, last: Option<u64>) -> Result<u64, String> {
         let subject = subjects::facts(&self.facts.borrow_and_update().agent);
         let payload = self.payload(false)?;
         let client = &self.uplink.client.clone();
@@ -198,15 +226,31 @@ impl Presence {
         if matches!(&result, Err(error) if error.is_other_writer()) {
             result = stored::store(client, &subject, &self.payload(is_twice)?).await;
         }
-        result
-            .inspect_err(|error: &StoredError| {
-                debug!(self.log, "heartbeat was not stored"; "error" => %ErrorChain(error));
-            })
-            .ok()
+        result.map_err(|error: StoredError| ErrorChain(&error).to_string())
+    }
+
+    /// Reports a broker that stores nothing for a while, and that it does again; the number of what was stored.
+    async fn heard(&mut self, stored: Result<u64, String>) -> Option<u64> {
+        match stored {
+            Ok(number) => {
+                if self.silent.take().is_some() {
+                    self.membership.send(Stores(Ok(()))).await.ok();
+                }
+                Some(number)
+            }
+            Err(problem) => {
+                debug!(self.log, "heartbeat was not stored"; "error" => &problem);
+                let since = *self.silent.get_or_insert_with(Instant::now);
+                if since.elapsed() >= SILENT_AFTER {
+                    self.membership.send(Stores(Err(problem))).await.ok();
+                }
+                None
+            }
+        }
     }
 
     /// The sealed sign of life.
-    fn payload(&mut self, twice: bool) -> Option<Vec<u8>> {
+    fn payload(&mut self, twice: bool) -> Result<Vec<u8>, String> {
         let sent = super::now();
         self.shown = self.shown.max(sent);
         let heartbeat = Heartbeat {
@@ -221,11 +265,10 @@ impl Presence {
             standing: self.standing.borrow().clone(),
             facts: (**self.facts.borrow()).clone(),
         };
-        let sealed = serde_json::to_string(&heartbeat)
+        serde_json::to_string(&heartbeat)
             .map_err(|error| error.to_string())
             .and_then(|text| self.key.seal(Purpose::Facts, text).map_err(|error| error.to_string()))
-            .and_then(|sealed| serde_json::to_vec(&sealed).map_err(|error| error.to_string()));
-        sealed.inspect_err(|error| debug!(self.log, "cannot seal the facts"; "error" => error)).ok()
+            .and_then(|sealed| serde_json::to_vec(&sealed).map_err(|error| error.to_string()))
     }
 }
 

@@ -34,6 +34,8 @@ pub(super) enum Trouble {
     AuditDropped,
     /// No broker is connected.
     Disconnected,
+    /// The broker that is connected stores nothing.
+    NotStored,
     /// There is no policy.
     NoPolicy,
 }
@@ -46,7 +48,7 @@ impl Trouble {
             Self::Reverted => Some(AgentCondition::StateReverted),
             Self::Certificate => Some(AgentCondition::CertificateExpires),
             Self::AuditDropped => Some(AgentCondition::FleetAuditDropped),
-            Self::Disconnected => Some(AgentCondition::FleetDisconnected),
+            Self::Disconnected | Self::NotStored => Some(AgentCondition::FleetDisconnected),
             Self::NoPolicy => Some(AgentCondition::FleetPolicyMissing),
             Self::LoginRefused | Self::Tls | Self::BrokerFull | Self::NotPermitted | Self::Facts => None,
         }

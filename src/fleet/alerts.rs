@@ -73,9 +73,9 @@ struct Reader<'p> {
 }
 
 async fn read(args: &AlertsArgs, target: &str, printer: &mut Printer) -> Result<Exit, Failure> {
-    let target = parse_target(target)?;
     let since = args.since.as_deref().map(alerts::since_seconds).transpose()?;
     let profile = Profile::load(args.fleet.fleet_file.as_deref())?;
+    let (target, _) = parse_target(target, &profile)?;
     let (connection, _events) = profile.connect().await?;
     let inventory = Inventory::load(&connection, &profile).await?;
     let lines = args.lines.or((args.follow && since.is_none()).then_some(FOLLOW_LINES));

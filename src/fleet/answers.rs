@@ -138,6 +138,7 @@ struct Asked {
     collector: Collector,
     targeted: BTreeSet<AgentId>,
     silent: BTreeSet<AgentId>,
+    kinds: BTreeMap<AgentId, Kind>,
 }
 
 /// Answers to one or more actions that make up one question.
@@ -188,6 +189,7 @@ impl<'a> Answers<'a> {
             collector: Collector::new(action.clone()),
             targeted: BTreeSet::new(),
             silent: BTreeSet::new(),
+            kinds: BTreeMap::new(),
         });
         for agent in agents {
             if !asked.collector.has(&agent) {
@@ -257,6 +259,7 @@ impl<'a> Answers<'a> {
                 }
                 asked.targeted.insert(agent.clone());
                 asked.silent.remove(&agent);
+                asked.kinds.insert(agent.clone(), kind);
                 Came::Answer { action: action.clone(), agent, answer, kind }
             }
             Err(flag) => Came::Flagged(flag),
@@ -326,6 +329,12 @@ impl<'a> Answers<'a> {
             let silent = std::mem::take(&mut asked.silent);
             asked.targeted.retain(|agent| !silent.contains(agent));
         }
+    }
+
+    /// Who answered this action, and what.
+    pub(crate) fn kinds(&self, action: &ActionId) -> impl Iterator<Item = (&AgentId, Kind)> {
+        let kinds = self.actions.get(action).into_iter().flat_map(|asked| &asked.kinds);
+        kinds.map(|(agent, kind)| (agent, *kind))
     }
 
     /// What is known of the fleet.

@@ -20,6 +20,7 @@ use super::inventory::{Inventory, parse_target};
 use super::options::{AskOptions, Show, Wait};
 use super::profile::Profile;
 use super::publish;
+use super::results;
 use super::sign;
 use super::standing;
 use super::verify;
@@ -86,8 +87,8 @@ async fn ask(
     options: &AskOptions,
     printer: &mut Printer,
 ) -> Result<Exit, Failure> {
-    let target = parse_target(text)?;
     let profile = Profile::load(options.file.fleet_file.as_deref())?;
+    let (target, text) = parse_target(text, &profile)?;
     sign::signing_key(options.key.as_deref(), &profile)?;
     let (connection, _events) = profile.connect().await?;
     let inventory = Inventory::load(&connection, &profile).await?;
@@ -97,26 +98,37 @@ async fn ask(
 
     let mut agents: Vec<AgentId> =
         inventory.matching(&target).into_iter().map(|(agent, _)| agent.clone()).collect();
+    let earlier = match options.found_in.as_slice() {
+        [] => None,
+        actions => Some(results::found_in(&connection, &profile, &inventory, actions, &mut view).await?),
+    };
+    if let Some(earlier) = &earlier {
+        agents.retain(|agent| earlier.found.contains(agent));
+    }
     agents.sort_by_key(|agent| !inventory.agents.get(agent).is_some_and(|known| known.online));
     view.prepare(agents.iter(), options.waiting.details);
     let matching = agents.len();
     let online =
         agents.iter().filter(|agent| inventory.agents.get(*agent).is_some_and(|known| known.online)).count();
     agents.truncate(options.limit.map_or(matching, |limit| limit.of(matching)));
-    let limited = agents.len() < matching;
+    let limited = agents.len() < matching || earlier.is_some();
     let rest = if limited { format!(", {} are asked", agents.len()) } else { String::new() };
     view.note(&format!("{}; {matching} match, {online} of them online{rest}", inventory.counted()));
-    // Whether the target is true for them is not known.
+    let not_asked =
+        earlier.as_ref().is_some_and(|earlier| earlier.leaves_out(&target, &inventory, &mut view));
     if agents.is_empty() {
-        let unknown: Vec<AgentId> = inventory.unknown().cloned().collect();
+        // Whether the target is true for them is not known.
+        let unknown: Vec<AgentId> = inventory.unknown().filter(|_| earlier.is_none()).cloned().collect();
         view.unknown(&unknown)?;
-        return Ok(if unknown.is_empty() { Exit::Ok } else { Exit::NotKnown });
+        return Ok(if unknown.is_empty() && !not_asked { Exit::Ok } else { Exit::NotKnown });
     }
 
     let policy = &inventory.policy;
-    let asking = Asking { asked, options, profile: &profile, policy, target: text.to_owned() };
+    let asking = Asking { asked, options, profile: &profile, policy, target: text };
     let mut answers = Answers::new(&inventory);
-    answers.open();
+    if earlier.is_none() {
+        answers.open();
+    }
     let mut actions = Vec::new();
     let batches: Vec<&[AgentId]> = match options.batch {
         Some(batch) => agents.chunks(batch as usize).collect(),
@@ -164,7 +176,14 @@ async fn ask(
     if !answers.silent().is_empty() {
         view.note(&format!("later answers: vigie fleet results {ids}"));
     }
-    Ok(exit_of(&answers, options.waiting.wait))
+    if answers.counts.found > 0 {
+        let options = actions.iter().map(|id| format!("--found-in {id}")).collect::<Vec<_>>().join(" ");
+        view.note(&format!("query only those that found something: {options}"));
+    }
+    match exit_of(&answers, options.waiting.wait) {
+        Exit::Ok if not_asked => Ok(Exit::NotKnown),
+        exit => Ok(exit),
+    }
 }
 
 /// What the exit code says of the answers.

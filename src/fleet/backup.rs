@@ -237,7 +237,8 @@ fn tell(counts: &BTreeMap<String, u64>, what: &str, printer: &mut Printer) -> Re
         return printer.json(counts);
     }
     let counts: Vec<String> = counts.iter().map(|(stream, count)| format!("{stream} {count}")).collect();
-    printer.line(&format!("{what}: {}", counts.join(", ")))
+    let counts = if counts.is_empty() { "nothing".to_owned() } else { counts.join(", ") };
+    printer.line(&format!("{what}: {counts}"))
 }
 
 /// Reads the lines of a file whose end and digest were checked, and gives each to `each`.

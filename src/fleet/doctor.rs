@@ -3,12 +3,16 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use vigie_fleet::broker::client::tls;
+use serde_json::json;
+use vigie_fleet::broker::client::{random_token, tls};
 use vigie_fleet::broker::connection::Connection;
+use vigie_fleet::broker::jwt::Role;
 use vigie_fleet::broker::stored::{self, StoredError, Which};
 use vigie_fleet::broker::{SAFE_SERVER, is_safe_server};
-use vigie_fleet::subjects::{EVERY_ALERT, POLICY, POLICY_SUBJECT, STREAMS};
+use vigie_fleet::subjects::{self, EVERY_ALERT, FACTS, POLICY, POLICY_SUBJECT, STREAMS};
+use vigie_protocol::error_chain::ErrorChain;
 
+use super::files::failed;
 use super::inventory::{Inventory, Known, Shared};
 use super::profile::Profile;
 use super::{files, load};
@@ -53,6 +57,9 @@ pub(super) fn run(profile: &Profile, printer: &mut Printer) -> Result<Exit, Fail
         let mut findings = vec![server(&connection.client.server().version)];
         findings.extend(certificates(profile));
         findings.push(streams(&connection).await);
+        if profile.role == Role::Administrator {
+            findings.push(storage(&connection).await?);
+        }
         let inventory = Inventory::load(&connection, profile).await;
         let names = inventory.as_ref().map_or_else(|_| BTreeMap::new(), keys);
         findings.extend(load::look(profile, &names).await);
@@ -121,6 +128,26 @@ async fn streams(connection: &Connection) -> Finding {
     }
     let remedy = "`vigie fleet policy publish` with an administrator's fleet file creates the missing ones";
     bad("streams", format!("no response from: {}", missing.join(", ")), remedy)
+}
+
+/// Whether the broker stores what agents show: a heartbeat of nobody, which nobody reads and which is removed at once.
+/// A server whose disk was full answers all questions and stores nothing until it is started anew.
+async fn storage(connection: &Connection) -> Result<Finding, Failure> {
+    let nobody = format!("doctor-{}", random_token());
+    let nobody = nobody.parse().map_err(|error| failed(Exit::Internal, "")(&error))?;
+    match stored::store(&connection.client, &subjects::facts(&nobody), b"doctor").await {
+        Ok(sequence) => {
+            let body = json!({"seq": sequence, "no_erase": true});
+            let remove = format!("$JS.API.STREAM.MSG.DELETE.{FACTS}");
+            stored::api(&connection.client, &remove, &body).await.ok();
+            Ok(good("storage", "the broker stores heartbeats"))
+        }
+        Err(error) => Ok(bad(
+            "storage",
+            format!("the broker stores no heartbeats: {}", ErrorChain(&error)),
+            "check the free space of its disk (store_dir) and its log; after a full disk, restart nats-server",
+        )),
+    }
 }
 
 /// `a, b, c and 7 more`

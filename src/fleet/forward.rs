@@ -46,6 +46,9 @@ const GIVE_BACK: u32 = 3;
 /// Pause before a receiver is asked again that takes nothing as it is configured.
 const REST: Duration = Duration::from_secs(60);
 
+/// This program.
+const SELF: &str = "/proc/self/exe";
+
 /// `fleet forward`
 #[derive(Debug, Args)]
 pub(crate) struct ForwardArgs {
@@ -59,6 +62,11 @@ pub(super) fn run(args: &ForwardArgs, profile: &Profile, printer: &mut Printer) 
     if profile.role != Role::Forwarder {
         let hint = "an administrator creates one with `vigie fleet forwarder add NAME`; give it with --fleet";
         return Err(Failure::new(Exit::Config, "the fleet file is not a forwarder's file", hint));
+    }
+    if !std::path::Path::new(SELF).exists() {
+        // Sinks of type `command` and `file` are programs of their own, started from it.
+        let hint = "mount it: `mount -t proc proc /proc`";
+        return Err(Failure::new(Exit::Unavailable, "/proc is not mounted; sinks cannot be started", hint));
     }
     let outlets = outlets(args)?;
     actix_rt::System::new().block_on(forward(outlets, profile, printer))
@@ -90,7 +98,7 @@ fn outlets(args: &ForwardArgs) -> Result<Vec<Outlet>, Failure> {
                 let message = format!("duplicate sink name {}", section.name);
                 return Err(Failure::new(Exit::Config, message, "give each sink its own name"));
             }
-            let vigie = std::path::Path::new("/proc/self/exe");
+            let vigie = std::path::Path::new(SELF);
             let masked = agent.agent.extraprivacymode;
             outlets.push(Outlet::new(section, masked, vigie, env!("CARGO_PKG_VERSION")));
         }

@@ -520,10 +520,22 @@ impl Inventory {
     }
 }
 
-/// Reads a target from the command line; what is wrong is shown where it is.
-pub(crate) fn parse_target(text: &str) -> Result<Target, Failure> {
-    Target::parse(text).map_err(|error| {
+/// Reads a target from the command line, or the saved one that `@NAME` names, and gives its text as well; what is wrong
+/// is shown where it is.
+pub(crate) fn parse_target(text: &str, profile: &Profile) -> Result<(Target, String), Failure> {
+    let text = match text.trim().strip_prefix('@') {
+        Some(name) => profile.targets.get(name).ok_or_else(|| {
+            let known = profile.targets.keys().map(|name| format!("@{name}")).collect::<Vec<_>>().join(", ");
+            let known =
+                if known.is_empty() { "none is saved".to_owned() } else { format!("saved are {known}") };
+            let hint = "save it in the section [targets] of the fleet file; see docs/targets.md";
+            Failure::new(Exit::Usage, format!("no target @{name}: {known}"), hint)
+        })?,
+        None => text,
+    };
+    let target = Target::parse(text).map_err(|error| {
         let message = format!("invalid target: {error}");
         Failure::new(Exit::Usage, message, format!("{}\nsee docs/targets.md", error.caret()))
-    })
+    })?;
+    Ok((target, text.to_owned()))
 }

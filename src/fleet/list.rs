@@ -51,14 +51,14 @@ pub(crate) fn run(args: &AgentsArgs, profile: &Profile, printer: &mut Printer) -
 }
 
 async fn list(args: &AgentsArgs, profile: &Profile, printer: &mut Printer) -> Result<Exit, Failure> {
-    let target = parse_target(&args.target)?;
+    let (target, text) = parse_target(&args.target, profile)?;
     let (connection, _events) = profile.connect().await?;
     let inventory = Inventory::load(&connection, profile).await?;
     let mut view = View::new(printer);
     view.flagged_records(&inventory.flagged)?;
     view.clones(&inventory)?;
     // An agent that was enrolled and never came has no facts: only `all` is true for it.
-    let is_all = args.target.trim() == "all";
+    let is_all = text.trim() == "all";
     let agents: Vec<(&AgentId, &Known)> = inventory
         .agents
         .iter()

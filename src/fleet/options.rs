@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+use vigie_protocol::names::ActionId;
+
 use crate::durations;
 
 /// Where the fleet's file is.
@@ -20,8 +22,8 @@ pub(crate) struct FleetFile {
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Fleet")]
 pub(crate) struct AskOptions {
-    /// Query every agent of the fleet that matches this expression, such as 'tag.env == "prod"'; see
-    /// docs/targets.md
+    /// Query every agent of the fleet that matches this expression, such as 'tag.env == "prod"', or this saved
+    /// target, such as @prod; see docs/targets.md
     #[arg(long, short = 't', value_name = "EXPR")]
     pub(crate) target: Option<String>,
 
@@ -34,6 +36,10 @@ pub(crate) struct AskOptions {
     /// Query only this number or percentage of the matching agents, online agents first
     #[arg(long, value_name = "N|N%", requires = "target")]
     pub(crate) limit: Option<Share>,
+
+    /// Query only agents that found something in this earlier query; may be repeated
+    #[arg(long, value_name = "ID", requires = "target", conflicts_with = "every")]
+    pub(crate) found_in: Vec<ActionId>,
 
     /// Query this many agents at a time; the next batch starts when these have answered
     #[arg(long, value_name = "N", requires = "target", value_parser = clap::value_parser!(u32).range(1..))]

@@ -1,5 +1,6 @@
 //! An investigator's own file: which fleet, how to reach it, with which key to sign.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -58,6 +59,8 @@ struct ProfileFile {
     authority: Option<PathBuf>,
     #[serde(default = "one_replica")]
     replicas: u8,
+    #[serde(default)]
+    targets: BTreeMap<String, String>,
 }
 
 /// As whom the broker knows the user.
@@ -97,6 +100,8 @@ pub(crate) struct Profile {
     pub(crate) signing_key: Option<PathBuf>,
     /// What it takes to let agents in; an administrator's file has it.
     pub(crate) enrolling: Enrolling,
+    /// Saved targets: `-t @NAME` stands for the expression of this name.
+    pub(crate) targets: BTreeMap<String, String>,
     connection: ConnectionSettings,
 }
 
@@ -177,7 +182,8 @@ impl Profile {
             ca_key: file.ca_key.map(beside),
             enrolment_key: file.enrolment_key.map(beside),
             replicas: file.replicas,
-            authority: file.authority.map(beside),
+            // Without `..`, because it is shown.
+            authority: file.authority.map(beside).map(|path| path.canonicalize().unwrap_or(path)),
         };
         let connection = ConnectionSettings {
             tls: TlsSettings {
@@ -193,8 +199,9 @@ impl Profile {
             subscription_capacity: Some(SUBSCRIPTION_CAPACITY),
             connect_in_background: false,
         };
-        let (org, user) = (file.org, file.user);
-        Ok(Self { org, user, role, roots, signing_key: file.signing_key.map(beside), enrolling, connection })
+        let (org, user, targets) = (file.org, file.user, file.targets);
+        let signing_key = file.signing_key.map(beside);
+        Ok(Self { org, user, role, roots, signing_key, enrolling, targets, connection })
     }
 
     /// How to connect.
@@ -268,6 +275,9 @@ mod tests {
         let Login::CredentialsFile(path) = &profile.connection.login else { panic!("not a file") };
         assert_eq!(path, Path::new("/etc/fleet/ann.creds"));
         assert!(!profile.connection.tls.required);
+        let with_targets = format!("{text}[targets]\nprod = 'tag.env == \"prod\"'\n");
+        let profile = Profile::parse(&with_targets, Path::new("/")).unwrap();
+        assert_eq!(profile.targets["prod"], "tag.env == \"prod\"");
     }
 
     #[test]

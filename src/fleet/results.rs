@@ -1,13 +1,16 @@
 //! `vigie fleet results ID`: the answers to an action that was asked before, by whomever.
 
+use std::collections::BTreeSet;
+
 use clap::Args;
 use vigie_fleet::action::{Action, Envelope};
 use vigie_fleet::broker::connection::Connection;
 use vigie_fleet::broker::stored::Cursor;
+use vigie_fleet::predicate::Target;
 use vigie_fleet::subjects::{ASK, EVERY_ASK};
-use vigie_protocol::names::ActionId;
+use vigie_protocol::names::{ActionId, AgentId};
 
-use super::answers::Answers;
+use super::answers::{Answers, Kind};
 use super::ask::{self, Joining, Pending, Waiting};
 use super::files::{self, failed};
 use super::inventory::Inventory;
@@ -17,6 +20,9 @@ use super::publish;
 use super::view::View;
 use crate::exit::{Exit, Failure};
 use crate::print::Printer;
+
+/// How many agents are named that an earlier question leaves unclear.
+const SHOWN: usize = 20;
 
 /// `fleet results`
 #[derive(Debug, Args)]
@@ -75,8 +81,7 @@ async fn results(args: &ResultsArgs, profile: &Profile, printer: &mut Printer) -
         };
         let live = ask::listen(&connection, id)?;
         if !ask::fetch_missing(&mut answers, &mut view, &connection, profile, &waiting).await? {
-            let message = "the broker does not respond";
-            return Err(Failure::new(Exit::Unavailable, message, "check that it is running and reachable"));
+            return Err(silent_broker());
         }
         if action.is_none() {
             // Whoever did not answer was not asked, as far as anybody knows.
@@ -90,6 +95,94 @@ async fn results(args: &ResultsArgs, profile: &Profile, printer: &mut Printer) -
     }
     view.end(&answers, &args.actions)?;
     Ok(ask::exit_of(&answers, args.waiting.wait))
+}
+
+/// What an earlier question found.
+pub(super) struct Earlier {
+    /// Who found something.
+    pub(super) found: BTreeSet<AgentId>,
+    /// Of whom that is not known: they did not answer, or failed, or did not examine everything.
+    unclear: BTreeSet<AgentId>,
+    /// The broker no longer holds the question, so that nobody knows whom it was for.
+    is_open: bool,
+}
+
+impl Earlier {
+    /// Says who is not asked although he may have found something; whether there are such.
+    pub(super) fn leaves_out(&self, target: &Target, inventory: &Inventory, view: &mut View<'_>) -> bool {
+        let is_meant = |agent: &&AgentId| {
+            let facts = inventory.agents.get(*agent).and_then(|known| known.facts());
+            facts.is_none_or(|facts| target.matches(facts))
+        };
+        let names: Vec<&str> = self.unclear.iter().filter(is_meant).map(AgentId::as_str).collect();
+        if !names.is_empty() {
+            let shown = names.iter().take(SHOWN).copied().collect::<Vec<_>>().join(", ");
+            let more = if names.len() > SHOWN { ", …" } else { "" };
+            view.note(&format!(
+                "not queried: {} that did not answer, failed or did not examine everything there: {shown}{more}",
+                names.len()
+            ));
+        }
+        if self.is_open {
+            view.note(
+                "the broker no longer holds an earlier query: agents that did not answer it are not known",
+            );
+        }
+        self.is_open || !names.is_empty()
+    }
+}
+
+/// Who found something when he was asked one of these actions.
+pub(super) async fn found_in(
+    connection: &Connection,
+    profile: &Profile,
+    inventory: &Inventory,
+    actions: &[ActionId],
+    view: &mut View<'_>,
+) -> Result<Earlier, Failure> {
+    let mut answers = Answers::new(inventory);
+    let mut earlier = Earlier { found: BTreeSet::new(), unclear: BTreeSet::new(), is_open: false };
+    for id in actions {
+        let action = find(connection, id).await?;
+        let meant = match &action {
+            Some(action) => publish::recipients(inventory, &action.target, action.agents.as_deref(), None),
+            None => inventory.agents.keys().cloned().collect(),
+        };
+        answers.expect(id, meant);
+        let (wait, show) = (Wait::None, Show::None);
+        let waiting = Waiting { action: id.clone(), wait, show, until: None, ends: None };
+        if !ask::fetch_missing(&mut answers, view, connection, profile, &waiting).await? {
+            return Err(silent_broker());
+        }
+        match &action {
+            Some(action) => {
+                earlier.unclear.extend(answers.silent_to(id).cloned());
+                if action.agents.is_none() {
+                    earlier.unclear.extend(inventory.unknown().cloned());
+                }
+            }
+            None if answers.kinds(id).next().is_none() => {
+                let message = format!("the broker holds neither the query {id} nor an answer to it");
+                let hint = "the query prints its ID with --json, and fleet audit shows it; answers are kept for 7 days";
+                return Err(Failure::new(Exit::Usage, message, hint));
+            }
+            None => earlier.is_open = true,
+        }
+        for (agent, kind) in answers.kinds(id) {
+            match kind {
+                Kind::Found => earlier.found.insert(agent.clone()),
+                Kind::NotFound => false,
+                Kind::NotKnown | Kind::Failed | Kind::Refused => earlier.unclear.insert(agent.clone()),
+            };
+        }
+    }
+    earlier.unclear.retain(|agent| !earlier.found.contains(agent));
+    Ok(earlier)
+}
+
+fn silent_broker() -> Failure {
+    let hint = "check that it is running and reachable";
+    Failure::new(Exit::Unavailable, "the broker does not respond", hint)
 }
 
 /// Looks for an action in the stream of questions, which keeps them a little longer than they may run.

@@ -582,12 +582,14 @@ fn next_steps(plan: &Plan, made: &Made) -> String {
     };
     if plan.replicas == 1 {
         steps.push(format!(
-            "copy {} to the broker{tls}; there: nats-server -c nats-server.conf",
-            made.server_config.display()
+            "copy {} to the broker{tls}; there: mkdir -p {} && nats-server -c nats-server.conf",
+            made.server_config.display(),
+            plan.store.display()
         ));
     } else {
         steps.push(format!(
-            "copy nats-server-1.conf to the first server, -2 to the second, …{tls}; start all: nats-server -c FILE"
+            "copy nats-server-1.conf to the first server, -2 to the second, …{tls}; make the directories {}/1, … and start all: nats-server -c FILE",
+            plan.store.display()
         ));
     }
     if plan.tls.is_some() && !plan.own_authority {

@@ -8,12 +8,12 @@ use vigie_fleet::action::{
     Operation, Standing, VERSION,
 };
 use vigie_fleet::admission;
-use vigie_fleet::predicate::Target;
 use vigie_fleet::signature::{Unchecked, sign_with_key_file};
 use vigie_protocol::names::ActionId;
 
 use super::cli::SignArgs;
 use super::files::{self, failed};
+use super::inventory::parse_target;
 use super::profile::Profile;
 use crate::action::UNNAMED;
 use crate::exit::{Exit, Failure};
@@ -47,11 +47,6 @@ pub(crate) fn add_signature(mut envelope: Envelope, key: &Path) -> Result<Envelo
     }
     envelope.sigs.push(signature);
     Ok(envelope)
-}
-
-/// Checks that a target can be read; the text itself is what is signed.
-pub(crate) fn check_target(target: &str) -> Result<Target, Failure> {
-    Target::parse(target).map_err(|error| failed(Exit::Usage, "docs/targets.md describes targets")(&error))
 }
 
 /// The key to sign with.
@@ -99,7 +94,7 @@ fn from_file(text: &str, args: &SignArgs, profile: &Profile) -> Result<Action, F
         Some(target) => target,
         None => return Err(wrong("target: is missing; give one with -t, such as -t all".to_owned())),
     };
-    check_target(&target)?;
+    let (_, target) = parse_target(&target, profile)?;
     let now = jiff::Timestamp::now();
     let begin = action.validity.from.filter(|from| *from > now);
     let window = match (args.expires, action.validity.left(begin.unwrap_or(now))) {

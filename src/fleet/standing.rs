@@ -118,8 +118,8 @@ pub(super) async fn ask(
     options: &AskOptions,
     printer: &mut Printer,
 ) -> Result<Exit, Failure> {
-    let meant = parse_target(target)?;
     let profile = Profile::load(options.file.fleet_file.as_deref())?;
+    let (meant, target) = parse_target(target, &profile)?;
     let key = sign::signing_key(options.key.as_deref(), &profile)?;
     let (connection, _events) = profile.connect().await?;
     let inventory = Inventory::load(&connection, &profile).await?;
@@ -128,7 +128,7 @@ pub(super) async fn ask(
     })?;
     let name = options.purpose.clone().unwrap_or_else(|| asked.name.clone());
     let operations = asked.operations.clone();
-    let mut action = sign::new_action(&profile, name, target.to_owned(), operations, window)?;
+    let mut action = sign::new_action(&profile, name, target, operations, window)?;
     action.standing = Some(Standing { every: u32::try_from(every.as_secs()).unwrap_or(u32::MAX) });
     let seconds = |time: Duration| u32::try_from(time.as_secs().max(1)).unwrap_or(u32::MAX);
     action.limits.seconds = asked.timeout.map(seconds);

@@ -14,6 +14,7 @@ use vigie_fleet::agent_key::AgentKey;
 use vigie_fleet::broker::connection::{Connection, ConnectionSettings, Login, TlsSettings, connect};
 use vigie_fleet::broker::jwt::Role;
 use vigie_fleet::broker::local::find_server;
+use vigie_fleet::broker::stored;
 
 use crate::fleet_setup::{Up, fleet, free_port, server_is_missing};
 use crate::harness::{Ran, wait_until};
@@ -156,4 +157,41 @@ fn a_broker_that_takes_no_more_connections_is_named_as_such() {
 
     server.kill().unwrap();
     server.wait().unwrap();
+}
+
+/// After its disk was full, nats-server 2.15 reads everything and stores nothing.
+#[test]
+fn a_broker_that_answers_and_stores_nothing_is_named() {
+    if server_is_missing() {
+        return;
+    }
+    let up = Up::start();
+    let quiet = bad(&up.administrator(&["doctor", "--json"]));
+    assert!(!quiet.iter().any(|(check, _)| check == "storage"), "{quiet:?}");
+    let settings = ConnectionSettings {
+        login: Login::CredentialsFile(up.path("fleet/administrator/broker.creds")),
+        inbox_prefix: Role::Administrator.inbox_prefix(&"probe".parse().unwrap()),
+        urls: vec![format!("nats://127.0.0.1:{}", fs::read_to_string(up.path("port")).unwrap())],
+        tls: TlsSettings::default(),
+        name: "probe".to_owned(),
+        subscription_capacity: None,
+        connect_in_background: false,
+    };
+    runtime().block_on(async {
+        let (events, _) = mpsc::channel(8);
+        let connection = connect(settings, events).await.unwrap();
+        let facts = stored::api(&connection.client, "$JS.API.STREAM.INFO.FACTS", &Value::Null).await.unwrap();
+        assert_eq!(facts["state"]["messages"], 0, "what was tried is not left there: {facts}");
+        let mut config = facts["config"].clone();
+        config["max_msg_size"] = 1.into();
+        stored::api(&connection.client, "$JS.API.STREAM.UPDATE.FACTS", &config).await.unwrap();
+    });
+
+    let ran = up.administrator(&["doctor", "--json"]);
+
+    assert!(is_named(&bad(&ran), "storage", "stores no heartbeats"), "{ran:?}");
+    assert_eq!(ran.code, 1);
+    // Investigators may not store anything there, and are not accused of it.
+    let ann = up.user("ann", &["doctor", "--json"]);
+    assert!(!ann.out.contains("storage"), "{ann:?}");
 }

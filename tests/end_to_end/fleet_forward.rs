@@ -334,3 +334,40 @@ async fn what_cannot_be_forwarded_safely_is_refused_before_anything_is_taken() {
         assert!(err.contains(said), "{sink}: {err}");
     }
 }
+
+#[test]
+fn a_forwarder_without_proc_is_told_what_to_mount() {
+    // Root in a container may lack what it takes.
+    let may = Command::new("unshare").args(["-m", "true"]).stderr(Stdio::null()).status();
+    if !may.is_ok_and(|status| status.success()) {
+        return vigie_skipped::skipped("no mount namespace can be made here");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let Some(fleet) = runtime.block_on(fleet(0)) else { return };
+    runtime.block_on(make_group(&fleet));
+    let sink = fleet.place.path().join("sink.toml");
+    fs::write(&sink, "[[sink]]\nname = \"out\"\nkind = \"file\"\npath = \"/tmp/out.jsonl\"\n").unwrap();
+
+    let ran = Command::new("unshare")
+        .args([
+            "-m",
+            "sh",
+            "-c",
+            "umount -l /proc && exec \"$@\"",
+            "sh",
+            VIGIE,
+            "fleet",
+            "forward",
+            "--fleet",
+        ])
+        .arg(fleet.place.path().join("siem.toml"))
+        .arg("--sink")
+        .arg(&sink)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+
+    let errors = String::from_utf8_lossy(&ran.stderr);
+    assert_eq!(ran.status.code(), Some(69), "{errors}");
+    assert!(errors.contains("/proc is not mounted") && errors.contains("mount -t proc"), "{errors}");
+}

@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -11,14 +11,16 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use vigie_fleet::action::{Action, Envelope};
 use vigie_fleet::agent_key::AgentKey;
 use vigie_fleet::answer::Purpose;
+use vigie_fleet::broker::client::Subscription;
 use vigie_fleet::broker::connection::{self, Connection};
 use vigie_fleet::broker::jwt::Role;
 use vigie_fleet::broker::local::{LocalBroker, LocalBrokerSettings, find_server};
-use vigie_fleet::broker::stored::{self, Which};
+use vigie_fleet::broker::stored;
 use vigie_fleet::broker::streams;
 use vigie_fleet::collect;
 use vigie_fleet::enrolment::{self, Enrolment, SignedEnrolment};
@@ -44,6 +46,8 @@ pub(crate) struct Fleet {
     pub(crate) administrator: Connection,
     pub(crate) agents: Vec<(AgentId, AgentKey)>,
     pub(crate) place: TempDir,
+    /// What ann asks, as it comes.
+    asked: tokio::sync::Mutex<Subscription>,
 }
 
 fn now() -> i64 {
@@ -104,7 +108,9 @@ pub(crate) async fn fleet(count: usize) -> Option<Fleet> {
         root.public_key()
     );
     fs::write(place.path().join("fleet.toml"), profile).unwrap();
-    Some(Fleet { broker, administrator, agents, place })
+    let asked = administrator.client.subscribe("vigie.ask.ann").unwrap();
+    administrator.client.flush(CEILING).await.unwrap();
+    Some(Fleet { broker, administrator, agents, place, asked: tokio::sync::Mutex::new(asked) })
 }
 
 /// A host that joins: it is enrolled, and shows what it is.
@@ -147,37 +153,47 @@ impl Fleet {
             .unwrap()
     }
 
-    /// The newest action that was asked, when it is another than `before`.
-    async fn action_after(&self, before: Option<&ActionId>) -> ActionId {
-        let start = tokio::time::Instant::now();
+    /// The next action that is asked, when it is another than `before`.
+    async fn asked_after(&self, before: Option<&ActionId>) -> Action {
+        let mut asked = self.asked.lock().await;
         loop {
-            let newest =
-                stored::get(&self.administrator.client, subjects::ASK, Which::Last("vigie.ask.ann")).await;
-            if let Ok(Some(entry)) = newest {
-                let envelope: Envelope = serde_json::from_slice(&entry.value).unwrap();
-                let id = serde_json::from_str::<Action>(&envelope.action).unwrap().id;
-                if Some(&id) != before {
-                    return id;
-                }
+            let message = tokio::time::timeout(CEILING, asked.next()).await;
+            let message = message.expect("something is asked").expect("the broker is there");
+            let envelope: Envelope = serde_json::from_slice(&message.payload).unwrap();
+            let action: Action = serde_json::from_str(&envelope.action).unwrap();
+            if Some(&action.id) != before {
+                return action;
             }
-            assert!(start.elapsed() < CEILING, "nothing is asked");
-            tokio::time::sleep(Duration::from_millis(10)).await;
         }
+    }
+
+    async fn action_after(&self, before: Option<&ActionId>) -> ActionId {
+        self.asked_after(before).await.id
     }
 
     /// Sends the answers of some agents; all are stored when this returns.
     async fn answer(&self, action: &ActionId, agents: &[(AgentId, AgentKey)], bytes: usize) {
         futures_util::stream::iter(agents)
             .map(|(agent, key)| async move {
-                for part in collect::cut(action, agent, &answer_text(agent, bytes)) {
-                    let sealed = key.seal(Purpose::Answer, serde_json::to_string(&part).unwrap()).unwrap();
-                    let payload = serde_json::to_vec(&sealed).unwrap();
-                    self.publish(&subjects::answer(action, agent), payload).await;
-                }
+                self.answer_with(action, agent, key, &answer_text(agent, bytes)).await;
             })
             .buffer_unordered(64)
             .collect::<Vec<()>>()
             .await;
+    }
+
+    async fn answer_with(&self, action: &ActionId, agent: &AgentId, key: &AgentKey, text: &str) {
+        for part in collect::cut(action, agent, text) {
+            let sealed = key.seal(Purpose::Answer, serde_json::to_string(&part).unwrap()).unwrap();
+            let payload = serde_json::to_vec(&sealed).unwrap();
+            self.publish(&subjects::answer(action, agent), payload).await;
+        }
+    }
+
+    /// The agent found nothing.
+    async fn answer_nothing(&self, action: &ActionId, (agent, key): &(AgentId, AgentKey)) {
+        let text = answer_text(agent, 10).replace("\"foundanything\":true", "\"foundanything\":false");
+        self.answer_with(action, agent, key, &text).await;
     }
 
     async fn publish(&self, subject: &str, payload: Vec<u8>) {
@@ -189,18 +205,13 @@ impl Fleet {
 }
 
 fn signal(child: &Child, signal: Signal) {
-    kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
+    let id = child.id().expect("it was not waited for");
+    kill(Pid::from_raw(id.try_into().unwrap()), signal).unwrap();
 }
 
 async fn wait(child: &mut Child) -> i32 {
-    let start = tokio::time::Instant::now();
-    loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            return status.code().unwrap_or(-1);
-        }
-        assert!(start.elapsed() < CEILING, "the command does not end");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let ended = tokio::time::timeout(CEILING, child.wait()).await;
+    ended.expect("the command ends").unwrap().code().unwrap_or(-1)
 }
 
 /// Waits until the file has a line of this type.
@@ -261,6 +272,49 @@ async fn a_client_that_is_stopped_or_killed_loses_no_answer() {
     let mut client = fleet.start("third", &["fleet", "results", action.as_str(), "--json"]);
     assert_eq!(wait(&mut client).await, 0, "{}", fs::read_to_string(fleet.file("errors")).unwrap());
     assert_eq!(answered(&fleet.file("third")), names);
+}
+
+/// Whom an earlier query leaves in the dark is named, and no all-clear is given.
+#[tokio::test]
+async fn a_hunt_goes_on_where_an_earlier_query_found_something() {
+    let Some(fleet) = fleet(4).await else { return };
+    let profile = fs::read_to_string(fleet.file("fleet.toml")).unwrap();
+    fs::write(fleet.file("fleet.toml"), profile + "[targets]\nsims = 'hostname ~ \"sim-*\"'\n").unwrap();
+    let errors = || fs::read_to_string(fleet.file("errors")).unwrap();
+    let ask = ["query", "netstat", "-t", "@sims", "--listening-port", "22", "--json"];
+    let mut client = fleet.start("asked", &[&ask[..], &["--wait", "none"]].concat());
+    let Action { id: first, target, .. } = fleet.asked_after(None).await;
+    assert_eq!(target, "hostname ~ \"sim-*\"");
+    assert_eq!(wait(&mut client).await, 0, "{}", errors());
+    fleet.answer(&first, &fleet.agents[..1], 10).await;
+    for agent in &fleet.agents[1..3] {
+        fleet.answer_nothing(&first, agent).await;
+    }
+
+    let hunt = [&ask[..], &["--found-in", first.as_str(), "--wait", "all"]].concat();
+    let mut client = fleet.start("hunted", &hunt);
+    let Action { id: second, agents, .. } = fleet.asked_after(Some(&first)).await;
+    assert_eq!(agents, Some(vec![fleet.agents[0].0.clone()]));
+    fleet.answer(&second, &fleet.agents[..1], 10).await;
+    assert_eq!(wait(&mut client).await, 2, "nobody knows of the last one: {}", errors());
+    assert_eq!(answered(&fleet.file("hunted")), ["sim-0"]);
+    assert!(errors().contains("not queried: 1 ") && errors().contains("sim-3"), "{}", errors());
+
+    fleet.answer_nothing(&first, &fleet.agents[3]).await;
+    let mut client = fleet.start("again", &hunt);
+    let third = fleet.action_after(Some(&second)).await;
+    fleet.answer(&third, &fleet.agents[..1], 10).await;
+    assert_eq!(wait(&mut client).await, 0, "{}", errors());
+
+    for (more, code, said) in [
+        (["--found-in", "0123456789abcdef0123456789abcdef"], 64, "holds neither the query"),
+        (["-t", "@nobody"], 64, "no target @nobody: saved are @sims"),
+    ] {
+        let plain = if more[0] == "-t" { &ask[..2] } else { &ask[..] };
+        let mut client = fleet.start("wrong", &[plain, &more[..]].concat());
+        assert_eq!(wait(&mut client).await, code, "{}", errors());
+        assert!(errors().contains(said), "{}", errors());
+    }
 }
 
 #[tokio::test]

@@ -1,6 +1,8 @@
 //! Somebody holds the broker: with every permission he makes nobody run anything, and what he sends is flagged.
 
 use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpListener;
 
 use serde_json::json;
 use vigie_fleet::agent_key::AgentKey;
@@ -166,4 +168,45 @@ fn every_forged_and_moved_alert_is_flagged() {
         *seen.entry(alert.message).or_default() += 1;
     }
     assert_eq!(seen, BTreeMap::from([("real".to_owned(), 3)]));
+}
+
+/// Logs in whoever comes, answers whether it is there, and nothing else.
+fn silent_broker() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let address = listener.local_addr().expect("it has one");
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            std::thread::spawn(move || -> std::io::Result<()> {
+                stream.write_all(
+                    b"INFO {\"version\":\"2.10.25\",\"max_payload\":1048576,\"nonce\":\"abc\"}\r\n",
+                )?;
+                for line in BufReader::new(stream.try_clone()?).split(b'\n') {
+                    if line? == b"PING\r" {
+                        stream.write_all(b"PONG\r\n")?;
+                    }
+                }
+                Ok(())
+            });
+        }
+    });
+    format!("nats://{address}")
+}
+
+#[test]
+fn a_broker_that_is_connected_and_stores_nothing_is_a_condition() {
+    if server_is_missing() {
+        return;
+    }
+    let mut fleet = Fleet::new();
+    fleet.agents_url = Some(silent_broker());
+    let member = fleet.host("web-1", "");
+    let _agent = member.host.start();
+
+    let status = member.wait("it is noticed", |status| {
+        status["problem"].as_str().is_some_and(|problem| problem.contains("stores nothing of this host"))
+    });
+
+    assert_eq!(status["connected"], true, "the connection stands: {status}");
+    let shown = member.host.vigie(&["status", "--json"]);
+    assert!(shown.out.contains("fleet-disconnected"), "{shown:?}");
 }

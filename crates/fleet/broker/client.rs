@@ -39,8 +39,15 @@ const MAX_OUTGOING: usize = 4 << 20;
 /// Most bytes of messages that wait in a subscription; beyond it they are lost and an event says so.
 const MAX_QUEUED: usize = 8 << 20;
 
-/// How often a silent server is asked whether it is there. It is given up after two questions without an answer.
+/// How often a server is asked whether it is there. One that sends nothing is given up after two questions.
 const PING_EVERY: Duration = Duration::from_secs(15);
+
+/// Questions without an answer after which a server is given up that does send something: the answer may stand behind
+/// much else on a slow line.
+const UNANSWERED: usize = 8;
+
+/// How long a server may take nothing of what is written to it.
+const WRITE_WITHIN: Duration = Duration::from_secs(60);
 
 /// A connection that stood for so long was a good one: the next attempt does not wait long.
 const GOOD_AFTER: Duration = Duration::from_secs(10);
@@ -88,6 +95,11 @@ pub enum RequestError {
     /// The connection broke meanwhile.
     #[error("the connection to the broker failed")]
     Disconnected,
+    /// The broker does not permit the question.
+    #[error(
+        "the broker does not permit this user to publish to {0}: check which role the credentials are for, and whether the broker has the newest configuration"
+    )]
+    NotPermitted(String),
     /// It did not come in time.
     #[error(
         "the broker did not respond within {0:?}: check that it is reachable and that this user has the permission"
@@ -120,10 +132,16 @@ struct Sub {
     queued: Arc<AtomicUsize>,
 }
 
+/// A question that waits for its answer; nothing comes when the broker does not permit it.
+struct Asked {
+    subject: String,
+    answer: oneshot::Sender<Option<Message>>,
+}
+
 struct Shared {
     out: Mutex<Out>,
     subs: Mutex<HashMap<u64, Sub>>,
-    asked: Mutex<HashMap<u64, oneshot::Sender<Message>>>,
+    asked: Mutex<HashMap<u64, Asked>>,
     /// Whoever waits for the answers to the pings that were sent, in their order.
     pongs: Mutex<VecDeque<Option<oneshot::Sender<()>>>>,
     numbers: AtomicU64,
@@ -155,9 +173,23 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Shared {
     fn tell(&self, event: BrokerEvent) {
-        if self.events.try_send(event).is_err() {
+        // What a server can send without end leaves room for what becomes of the connection.
+        let is_of_server = matches!(event, BrokerEvent::Problem(_) | BrokerEvent::PermissionViolation(_));
+        let is_full = is_of_server && self.events.capacity() <= self.events.max_capacity() / 2;
+        if is_full || self.events.try_send(event).is_err() {
             self.events_lost.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// The server says that something is wrong.
+    fn complains(&self, words: &str) {
+        if let Some(subject) = wire::not_permitted(words) {
+            let mut waiting = locked(&self.asked);
+            for (_, asked) in waiting.extract_if(|_, asked| asked.subject == subject) {
+                asked.answer.send(None).ok();
+            }
+        }
+        self.tell(super::connection::translated(words));
     }
 
     /// Logged in: the server gets the subscriptions, and from now on what is published.
@@ -222,13 +254,13 @@ impl Shared {
             let token = message.subject.rsplit('.').next().and_then(|token| token.parse().ok());
             let waiting = token.and_then(|token: u64| locked(&self.asked).remove(&token));
             if let Some(waiting) = waiting {
-                waiting.send(message).ok();
+                waiting.answer.send(Some(message)).ok();
             }
             return;
         }
         let mut subs = locked(&self.subs);
         let Some(sub) = subs.get(&message.sid) else { return };
-        let (sid, size) = (message.sid, message.payload.len() + message.subject.len() + 256);
+        let (sid, size) = (message.sid, message.size());
         let fits = sub.queued.fetch_add(size, Ordering::Relaxed) + size <= MAX_QUEUED;
         let sent =
             if fits { sub.sender.try_send(message) } else { Err(mpsc::error::TrySendError::Full(message)) };
@@ -392,15 +424,20 @@ impl Client {
     /// When it cannot be sent, nobody is there, or no answer comes in time.
     pub async fn request(&self, message: Outgoing<'_>, within: Duration) -> Result<Message, RequestError> {
         let token = self.shared.numbers.fetch_add(1, Ordering::Relaxed);
-        let (sender, receiver) = oneshot::channel();
-        locked(&self.shared.asked).insert(token, sender);
+        let (answer, answered) = oneshot::channel();
+        locked(&self.shared.asked).insert(token, Asked { subject: message.subject.to_owned(), answer });
         let _forget = Forget { shared: &self.shared, token };
         let reply = format!("{}.{token}", self.shared.inbox);
-        self.publish(Outgoing { reply: Some(&reply), ..message }).await?;
-        match timeout(within, receiver).await {
-            Ok(Ok(answer)) if answer.status == Some(503) => Err(RequestError::NoResponders),
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(_)) => Err(RequestError::Disconnected),
+        // Its way out counts as well: a server may take nothing more.
+        let asking = async {
+            self.publish(Outgoing { reply: Some(&reply), ..message }).await?;
+            answered.await.map_err(|_| RequestError::Disconnected)
+        };
+        match timeout(within, asking).await {
+            Ok(Ok(Some(answer))) if answer.status == Some(503) => Err(RequestError::NoResponders),
+            Ok(Ok(Some(answer))) => Ok(answer),
+            Ok(Ok(None)) => Err(RequestError::NotPermitted(message.subject.to_owned())),
+            Ok(Err(error)) => Err(error),
             Err(_) => Err(RequestError::TimedOut(within)),
         }
     }
@@ -467,8 +504,7 @@ impl Subscription {
     /// The next message; `None` when the connection has ended for good.
     pub async fn next(&mut self) -> Option<Message> {
         let message = self.receiver.recv().await?;
-        let size = message.payload.len() + message.subject.len() + 256;
-        self.queued.fetch_sub(size, Ordering::Relaxed);
+        self.queued.fetch_sub(message.size(), Ordering::Relaxed);
         Some(message)
     }
 }
@@ -503,6 +539,8 @@ enum Ended {
     ByServer,
     #[error("the broker does not respond")]
     Silent,
+    #[error("the broker takes nothing that is sent to it")]
+    TakesNothing,
     #[error("the broker is shutting down")]
     Stops,
 }
@@ -556,7 +594,7 @@ fn cut(text: &str) -> String {
 async fn serve(shared: &Shared, opened: Opened) -> Ended {
     let Opened { stream, mut buffer, .. } = opened;
     let (mut reader, mut writer) = tokio::io::split(stream);
-    let unanswered = AtomicUsize::new(0);
+    let (quiet, unanswered) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let reading = async {
         loop {
             while let Some(operation) = wire::decode(&mut buffer)? {
@@ -571,6 +609,7 @@ async fn serve(shared: &Shared, opened: Opened) -> Ended {
                         }
                     }
                     Operation::Pong => {
+                        unanswered.store(0, Ordering::Relaxed);
                         let waiting = locked(&shared.pongs).pop_front().flatten();
                         if let Some(waiting) = waiting {
                             waiting.send(()).ok();
@@ -585,7 +624,7 @@ async fn serve(shared: &Shared, opened: Opened) -> Ended {
                             return Err::<(), _>(Ended::Stops);
                         }
                     }
-                    Operation::Error(words) => shared.tell(super::connection::translated(&words)),
+                    Operation::Error(words) => shared.complains(&words),
                 }
             }
             if buffer.capacity() - buffer.len() < READ_BYTES / 4 {
@@ -594,7 +633,7 @@ async fn serve(shared: &Shared, opened: Opened) -> Ended {
             if reader.read_buf(&mut buffer).await? == 0 {
                 return Err(Ended::ByServer);
             }
-            unanswered.store(0, Ordering::Relaxed);
+            quiet.store(0, Ordering::Relaxed);
             // A server that sends without end must not keep everybody else from working.
             tokio::task::consume_budget().await;
         }
@@ -606,13 +645,19 @@ async fn serve(shared: &Shared, opened: Opened) -> Ended {
                 shared.wake.notified().await;
                 continue;
             }
-            if let Err(error) = writer.write_all(&bytes).await {
-                return Ended::from(error);
+            let mut rest = bytes.as_ref();
+            while !rest.is_empty() {
+                match timeout(WRITE_WITHIN, writer.write(rest)).await {
+                    Ok(Ok(0)) | Err(_) => return Ended::TakesNothing,
+                    Ok(Ok(count)) => rest = &rest[count..],
+                    Ok(Err(error)) => return Ended::from(error),
+                }
             }
-            if let Err(error) = writer.flush().await {
-                return Ended::from(error);
+            match timeout(WRITE_WITHIN, writer.flush()).await {
+                Ok(Ok(())) => shared.drained.notify_waiters(),
+                Ok(Err(error)) => return Ended::from(error),
+                Err(_) => return Ended::TakesNothing,
             }
-            shared.drained.notify_waiters();
         }
     };
     let asking = async {
@@ -621,7 +666,8 @@ async fn serve(shared: &Shared, opened: Opened) -> Ended {
         ticks.tick().await;
         loop {
             ticks.tick().await;
-            if unanswered.fetch_add(1, Ordering::Relaxed) >= 2 {
+            let is_quiet = quiet.fetch_add(1, Ordering::Relaxed) >= 2;
+            if unanswered.fetch_add(1, Ordering::Relaxed) >= UNANSWERED || is_quiet {
                 return;
             }
             shared.ping(None).ok();

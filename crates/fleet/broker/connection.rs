@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use super::client::address::{Address, BadAddress};
 use super::client::{Client, LinkError, LinkSettings, State, open};
@@ -17,6 +18,10 @@ const BACKOFF_BASE: Duration = Duration::from_secs(1);
 
 /// Largest bound of the wait before a reconnect.
 const BACKOFF_CAP: Duration = Duration::from_secs(30);
+
+/// How long all addresses together are tried, and one of them at least.
+const TRY_ALL_WITHIN: Duration = Duration::from_secs(9);
+const TRY_WITHIN: Duration = Duration::from_secs(2);
 
 /// Messages that wait in a subscription unless the settings say otherwise.
 const SUBSCRIPTION_CAPACITY: usize = 1024;
@@ -289,10 +294,14 @@ pub async fn connect(
 /// The first address that takes us, or why the last one does not.
 async fn first(link: &LinkSettings, urls: &[String]) -> Result<super::client::Opened, ConnectionError> {
     let mut last = None;
+    let count = u32::try_from(link.addresses.len().max(1)).unwrap_or(u32::MAX);
+    let share = (TRY_ALL_WITHIN / count).max(TRY_WITHIN);
     for address in &link.addresses {
-        match open(link, address).await {
-            Ok(opened) => return Ok(opened),
-            Err(error) => last = Some(error),
+        match timeout(share, open(link, address)).await {
+            Ok(Ok(opened)) => return Ok(opened),
+            Ok(Err(error)) => last = Some(error),
+            // One that accepts and says nothing keeps nobody from the next.
+            Err(_) => last = Some(LinkError::Silent),
         }
     }
     let error = last.unwrap_or_else(|| LinkError::Io(std::io::ErrorKind::AddrNotAvailable.into()));

@@ -218,7 +218,8 @@ impl Member {
                 Some(503) => return Err(failed(RequestError::NoResponders)),
                 Some(code) => {
                     let description = answer.header("Description").unwrap_or("no reason given").to_owned();
-                    return Err(StoredError::Refused { what, code: code.into(), description });
+                    let code = code.into();
+                    return Err(StoredError::Refused { what, code, status: code, description });
                 }
                 None => {
                     let reply = answer.reply.filter(|reply| reply.starts_with("$JS.ACK."));

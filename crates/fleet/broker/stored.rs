@@ -41,6 +41,10 @@ const EXPECTED_LAST_OF_STREAM: &str = "Nats-Expected-Last-Sequence";
 const WRONG_LAST_SEQUENCE: u64 = 10071;
 const STREAM_NOT_FOUND: u64 = 10059;
 const MESSAGE_TOO_LARGE: u64 = 10054;
+const NOT_STORED: u64 = 10077;
+
+/// What a status of JetStream says that is about now: it is not available, or has no leader.
+const UNAVAILABLE: u64 = 503;
 
 /// A stored message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,6 +78,8 @@ pub enum StoredError {
         what: String,
         /// JetStream's code.
         code: u64,
+        /// What kind of error that is, as HTTP counts them.
+        status: u64,
         /// Its words.
         description: String,
     },
@@ -122,6 +128,12 @@ impl StoredError {
         matches!(self, Self::Request { source: RequestError::NoResponders, .. })
     }
 
+    /// This user may not do it, so that asking again is of no use.
+    #[must_use]
+    pub fn is_not_permitted(&self) -> bool {
+        matches!(self, Self::Request { source: RequestError::NotPermitted(_), .. })
+    }
+
     /// The message is larger than the broker or the stream takes: sent again, it is not taken either.
     #[must_use]
     pub fn is_too_large(&self) -> bool {
@@ -137,9 +149,11 @@ impl StoredError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Request { source, .. } => {
-                !matches!(source, RequestError::Send(SendError::Text(_) | SendError::TooLarge(_)))
+                use RequestError::{NotPermitted, Send};
+                !matches!(source, Send(SendError::Text(_) | SendError::TooLarge(_)) | NotPermitted(_))
             }
-            Self::Refused { code, .. } => (500..600).contains(code),
+            // A full stream or disk has this status too, and stays full.
+            Self::Refused { code, status, .. } => *status == UNAVAILABLE && *code != NOT_STORED,
             Self::Unreadable { .. } => false,
         }
     }
@@ -156,9 +170,10 @@ struct ApiError {
 
 impl ApiError {
     fn refused(self, what: &str) -> StoredError {
-        let code = if self.err_code == 0 { self.code } else { self.err_code };
+        let status = self.code;
+        let code = if self.err_code == 0 { status } else { self.err_code };
         let description = self.description.chars().take(200).collect();
-        StoredError::Refused { what: what.to_owned(), code, description }
+        StoredError::Refused { what: what.to_owned(), code, status, description }
     }
 }
 
@@ -312,7 +327,8 @@ async fn ask(
         Some(404) => return Ok(None),
         Some(code) => {
             let description = answer.header("Description").unwrap_or("no reason given").to_owned();
-            return Err(StoredError::Refused { what: stream.to_owned(), code: code.into(), description });
+            let (what, code) = (stream.to_owned(), code.into());
+            return Err(StoredError::Refused { what, code, status: code, description });
         }
         None => {}
     }
@@ -491,6 +507,7 @@ mod tests {
         let refused = |code, description: &str| StoredError::Refused {
             what: "FACTS".to_owned(),
             code,
+            status: 400,
             description: description.to_owned(),
         };
         for (newest, is_other) in [("0", false), ("6", false), ("8", true), ("?", true)] {
@@ -498,6 +515,26 @@ mod tests {
             assert_eq!(error.is_other_writer_after(7), is_other, "{newest}");
         }
         assert!(!refused(STREAM_NOT_FOUND, "stream not found 8").is_other_writer_after(7));
+    }
+
+    #[test]
+    fn what_is_not_available_now_is_asked_for_again_and_what_is_refused_is_not() {
+        let said = |text: &str| {
+            let ack: PubAck = serde_json::from_str(text).unwrap();
+            ack.error.unwrap().refused("ALERTS").is_transient()
+        };
+        assert!(said(
+            r#"{"error":{"code":503,"err_code":10008,"description":"JetStream system temporarily unavailable"}}"#
+        ));
+        assert!(said(r#"{"error":{"code":503,"err_code":10009,"description":"raft leader not available"}}"#));
+        assert!(said(r#"{"error":{"code":503}}"#));
+        assert!(!said(r#"{"error":{"code":503,"err_code":10077,"description":"maximum bytes exceeded"}}"#));
+        assert!(!said(
+            r#"{"error":{"code":400,"err_code":10054,"description":"message size exceeds maximum"}}"#
+        ));
+        let asked = |source| StoredError::Request { what: "ALERTS".to_owned(), source };
+        assert!(asked(RequestError::NoResponders).is_transient());
+        assert!(!asked(RequestError::NotPermitted("x".to_owned())).is_transient());
     }
 
     #[test]

@@ -43,13 +43,16 @@ pub(in crate::broker) struct Opened {
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
     /// Nothing answers, or it stops in the middle.
-    #[error("{0}")]
+    #[error(transparent)]
     Io(#[from] io::Error),
     /// It is no broker, or a hostile one.
-    #[error("{0}")]
+    #[error(transparent)]
     Protocol(#[from] ProtocolError),
+    /// It stopped in the middle.
+    #[error("it does not respond")]
+    Silent,
     /// Certificates cannot be used.
-    #[error("{0}")]
+    #[error(transparent)]
     TlsFiles(#[from] TlsFileError),
     /// No encrypted connection came about.
     #[error("{}", tls::explained(.0).unwrap_or_else(|| .0.to_string()))]

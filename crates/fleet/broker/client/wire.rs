@@ -19,6 +19,12 @@ pub(crate) const MAX_INFO_BYTES: usize = 256 * 1024;
 /// Largest message in bytes, with its headers. Brokers of a fleet take at most 1 MiB.
 pub const MAX_MESSAGE_BYTES: usize = 2 << 20;
 
+/// Largest headers of a message in bytes: JetStream stores no larger ones.
+const MAX_HEADER_BYTES: usize = 64 * 1024;
+
+/// What a header takes in memory besides its text, in bytes.
+const HEADER_BYTES: usize = 128;
+
 /// What a server says of itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
@@ -55,6 +61,13 @@ pub struct Message {
 }
 
 impl Message {
+    /// What it takes in memory, in bytes, roughly.
+    pub(super) fn size(&self) -> usize {
+        let texts: usize =
+            self.headers.iter().map(|(name, value)| name.len() + value.len() + HEADER_BYTES).sum();
+        self.payload.len() + self.subject.len() + self.reply.as_ref().map_or(0, String::len) + texts + 256
+    }
+
     /// The first header of that name.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
@@ -91,6 +104,9 @@ pub enum ProtocolError {
     /// A message that is larger than any of a fleet.
     #[error("the server sent a message of more than {MAX_MESSAGE_BYTES} bytes")]
     LargeMessage,
+    /// Headers that are larger than any of a fleet: in memory they take many times their size.
+    #[error("the server sent a message with headers of more than {MAX_HEADER_BYTES} bytes")]
+    LargeHeaders,
     /// Something else.
     #[error("the server violated the NATS protocol: {0:?}")]
     Unknown(String),
@@ -164,6 +180,9 @@ fn message(buffer: &mut BytesMut, end: usize) -> Result<Option<Operation>, Proto
     let [of_headers, total] = sizes;
     let total = size(total.unwrap_or_default())?;
     let of_headers = of_headers.map(size).transpose()?.unwrap_or(0);
+    if of_headers > MAX_HEADER_BYTES {
+        return Err(ProtocolError::LargeHeaders);
+    }
     if of_headers > total {
         return Err(wrong());
     }
@@ -208,6 +227,12 @@ fn headers(bytes: &[u8]) -> Result<Headers, ProtocolError> {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} cannot be sent to a broker: it is empty, or contains spaces or control characters")]
 pub struct BadText(pub String);
+
+/// The subject to which a server did not let us publish, when that is what its words say.
+pub(super) fn not_permitted(words: &str) -> Option<&str> {
+    let (_, subject) = words.split_once("ermissions Violation for Publish to \"")?;
+    subject.split('"').next()
+}
 
 /// Whether a text can be a subject: it cannot end the line that it stands in.
 ///
@@ -315,6 +340,15 @@ mod tests {
         Ok(all)
     }
 
+    #[test]
+    fn the_subject_that_is_not_permitted_is_named() {
+        let words = "Permissions Violation for Publish to \"$JS.API.DIRECT.GET.FACTS\"";
+        assert_eq!(not_permitted(words), Some("$JS.API.DIRECT.GET.FACTS"));
+        for other in ["", "Permissions Violation for Subscription to \"x\"", "Unknown Protocol Operation"] {
+            assert_eq!(not_permitted(other), None);
+        }
+    }
+
     /// Each of these ended the connection task of async-nats 0.51 by a panic, and it then said "connected" for ever.
     #[test]
     fn what_ended_other_clients_is_an_error_or_nothing() {
@@ -324,6 +358,7 @@ mod tests {
         assert_eq!(decoded(b"HMSG x 1 5 18446744073709551611\r\n"), Err(ProtocolError::LargeMessage));
         assert_eq!(decoded(b"HMSG x 1 18446744073709551615 4\r\n"), Err(ProtocolError::LargeMessage));
         assert_eq!(decoded(b"MSG x 1 99999999999999999999999\r\n"), Err(ProtocolError::LargeMessage));
+        assert_eq!(decoded(b"HMSG x 1 65537 65537\r\n"), Err(ProtocolError::LargeHeaders));
         assert!(matches!(decoded(b"HMSG x 1 5 4\r\n"), Err(ProtocolError::Unknown(_))));
         assert!(matches!(decoded(b"MSG x 1 -1\r\n"), Err(ProtocolError::Unknown(_))));
         assert!(matches!(decoded(b"MSG x 1 +1\r\n"), Err(ProtocolError::Unknown(_))));

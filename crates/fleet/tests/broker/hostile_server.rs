@@ -1,6 +1,7 @@
 //! A server that is none, or a hostile one: no bytes of it end the client, fill its memory or make it say that it is
 //! connected, and it goes on to the next address.
 
+use std::future::Future;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -8,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use vigie_fleet::agent_key::AgentKey;
 use vigie_fleet::answer::{Purpose, signed_bytes};
-use vigie_fleet::broker::client::{RequestError, State};
+use vigie_fleet::broker::client::{Outgoing, RequestError, State};
 use vigie_fleet::broker::connection::{
     BrokerEvent, ConnectionError, ConnectionSettings, Login, TlsSettings, connect,
 };
@@ -190,6 +191,153 @@ async fn the_state_is_true_when_a_server_breaks_the_protocol() {
         let asked = within(connection.client.request(Default::default(), Duration::from_secs(30))).await;
         assert!(matches!(asked, Err(RequestError::Send(_) | RequestError::Disconnected)), "{asked:?}");
     }
+}
+
+/// Logs in whoever comes, and does the rest with the connection.
+async fn server<F>(after: impl Fn(TcpStream) -> F + Send + 'static) -> String
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            if log_in(&mut stream).await.is_ok() {
+                tokio::spawn(after(stream));
+            }
+        }
+    });
+    format!("nats://{address}")
+}
+
+/// Waits by a clock that jumps on whenever nobody has anything to do.
+async fn in_time<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(600), future).await.expect("ten minutes are enough")
+}
+
+/// It sends something now and then, so that the line is not silent, but nothing that is asked for.
+#[tokio::test]
+async fn a_server_that_takes_nothing_or_answers_nothing_is_left() {
+    for takes in [false, true] {
+        let url = server(move |mut stream| async move {
+            let (mut reader, mut writer) = stream.split();
+            let chatting = async {
+                while writer.write_all(b"+OK\r\n").await.is_ok() {
+                    tokio::time::sleep(Duration::from_secs(10)).await;
+                }
+            };
+            let mut buffer = [0; 4096];
+            let taking = async {
+                while takes && reader.read(&mut buffer).await.is_ok_and(|count| count > 0) {}
+                std::future::pending::<()>().await;
+            };
+            tokio::select! {
+                () = chatting => {}
+                () = taking => {}
+            }
+        })
+        .await;
+        let (events, _received) = mpsc::channel(1024);
+        let client = within(connect(settings(vec![url]), events)).await.unwrap().client;
+        let mut states = client.states();
+        within(states.wait_for(|state| *state == State::Connected(1))).await.unwrap();
+        tokio::time::pause();
+        // More than the server's and the client's buffers hold, if it is not read.
+        let block = vec![0; 512 * 1024];
+        let full = async {
+            for _ in 0..64 {
+                client.send("x", &block).await?;
+            }
+            Ok::<_, vigie_fleet::broker::client::SendError>(())
+        };
+        if takes {
+            in_time(full).await.unwrap();
+        } else {
+            let stuck = in_time(tokio::time::timeout(Duration::from_secs(1), full)).await;
+            assert!(stuck.is_err(), "nobody takes it");
+        }
+        let asked = Outgoing { subject: "y", ..Outgoing::default() };
+        let asked = in_time(client.request(asked, Duration::from_secs(5))).await;
+        assert!(matches!(asked, Err(RequestError::TimedOut(_))), "{asked:?}");
+        in_time(states.wait_for(|state| *state == State::Disconnected)).await.unwrap();
+        tokio::time::resume();
+    }
+}
+
+#[tokio::test]
+async fn what_a_server_complains_of_keeps_nobody_from_learning_that_it_is_gone() {
+    let url = server(|mut stream| async move {
+        for number in 0..1000 {
+            stream.write_all(format!("-ERR 'problem {number}'\r\n").as_bytes()).await.ok();
+        }
+        stream.shutdown().await.ok();
+        stream.read_to_end(&mut Vec::new()).await.ok();
+    })
+    .await;
+    let (events, mut received) = mpsc::channel(64);
+    let client = within(connect(settings(vec![url]), events)).await.unwrap().client;
+    let mut states = client.states();
+    within(states.wait_for(|state| *state == State::Connected(1))).await.unwrap();
+    within(states.wait_for(|state| *state == State::Disconnected)).await.unwrap();
+    let mut told = Vec::new();
+    while let Ok(event) = received.try_recv() {
+        told.push(event);
+    }
+    assert!(told.contains(&BrokerEvent::Disconnected), "{told:?}");
+    assert!(client.events_lost() > 900, "{told:?}");
+}
+
+/// In memory a header takes many times its text.
+#[tokio::test]
+async fn headers_count_in_what_waits_for_a_reader() {
+    let url = server(|mut stream| async move {
+        let mut said = Vec::new();
+        let mut buffer = [0; 4096];
+        while !(said.ends_with(b"\r\n") && said.windows(6).any(|window| window == b"SUB x ")) {
+            let count = stream.read(&mut buffer).await.unwrap_or(0);
+            said.extend_from_slice(&buffer[..count]);
+            if count == 0 {
+                return;
+            }
+        }
+        let said = String::from_utf8(said).unwrap();
+        let sid = said.lines().find_map(|line| line.strip_prefix("SUB x ")).unwrap();
+        let headers = format!("NATS/1.0\r\n{}\r\n", "a:b\r\n".repeat(10_000));
+        let message = format!("HMSG x {sid} {0} {0}\r\n{headers}\r\n", headers.len());
+        for _ in 0..100 {
+            stream.write_all(message.as_bytes()).await.ok();
+        }
+        stream.shutdown().await.ok();
+        stream.read_to_end(&mut Vec::new()).await.ok();
+    })
+    .await;
+    let (events, _received) = mpsc::channel(1024);
+    let client = within(connect(settings(vec![url]), events)).await.unwrap().client;
+    let mut states = client.states();
+    within(states.wait_for(|state| *state == State::Connected(1))).await.unwrap();
+    let mut messages = client.subscribe("x").unwrap();
+    within(states.wait_for(|state| *state == State::Disconnected)).await.unwrap();
+    let mut count = 0;
+    while tokio::time::timeout(Duration::ZERO, messages.next()).await.is_ok() {
+        count += 1;
+    }
+    assert!((1..=8).contains(&count), "{count} messages of more than a MiB each wait");
+}
+
+#[tokio::test]
+async fn an_address_that_says_nothing_keeps_nobody_from_the_next() {
+    let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let good = server(|mut stream| async move {
+        stream.read_to_end(&mut Vec::new()).await.ok();
+    })
+    .await;
+    let urls = vec![format!("nats://{}", mute.local_addr().unwrap()), good];
+    tokio::time::pause();
+    let settings = ConnectionSettings { connect_in_background: false, ..settings(urls) };
+    let (events, _received) = mpsc::channel(8);
+    // What people wait at most.
+    let connected = tokio::time::timeout(Duration::from_secs(10), connect(settings, events)).await;
+    assert!(connected.unwrap().unwrap().is_up());
 }
 
 #[tokio::test]

@@ -30,6 +30,22 @@ fn action() -> ActionId {
     ActionId::from_random([7; 16])
 }
 
+/// Nobody waits for what the broker does not permit, and is told what that is.
+#[tokio::test]
+async fn what_is_not_permitted_is_said_at_once() {
+    if server_is_missing() {
+        return;
+    }
+    let fixture = Fixture::with_streams().await;
+    let agent = fixture.user(Role::Agent, "web-1").await;
+    let asked = stored::newest_of_own(agent.client(), subjects::ALERTS, "vigie.alert.web-2");
+    let error = within(asked).await.unwrap_err();
+    assert!(error.is_not_permitted() && !error.is_transient(), "{error:?}");
+    // A reader does not ask again and again either.
+    let error = within(get(agent.client(), subjects::ALERTS, Which::Number(1))).await.unwrap_err();
+    assert!(error.is_not_permitted(), "{error:?}");
+}
+
 #[tokio::test]
 async fn an_agent_can_do_everything_that_it_needs() {
     if server_is_missing() {
