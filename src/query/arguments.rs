@@ -298,7 +298,7 @@ pub(crate) fn with_target(mut arguments: Vec<OsString>) -> Vec<OsString> {
 }
 
 /// Options for all commands and for all queries that have a value.
-pub(crate) const WITH_VALUE: [&str; 22] = [
+pub(crate) const WITH_VALUE: [&str; 23] = [
     "--socket",
     "--run-dir",
     "--color",
@@ -313,6 +313,7 @@ pub(crate) const WITH_VALUE: [&str; 22] = [
     "-t",
     "--fleet",
     "--wait",
+    "--found-in",
     "--limit",
     "--batch",
     "--pause",
