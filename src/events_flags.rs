@@ -11,11 +11,12 @@ use crate::query_flags::Parameters;
 /// `query events`
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct EventsFlags {
-    /// Path of the program, or of the script that was executed; * and ? are wildcards
+    /// Path of the program, or of the script that was executed or given to an interpreter; a pattern without
+    /// / is compared with the file name alone; * and ? are wildcards
     #[arg(long, value_name = "PATTERN")]
     ran: Vec<OsString>,
 
-    /// Real user, effective user or login user, by name or ID
+    /// Real user, effective user or login user, by name or ID; exits only with --kind exit
     #[arg(long, value_name = "USER")]
     by: Vec<String>,
 
@@ -23,7 +24,7 @@ pub(crate) struct EventsFlags {
     #[arg(long, value_name = "IP|CIDR")]
     connected: Vec<String>,
 
-    /// SHA-256 of the program
+    /// SHA-256 of the program (of a script, its interpreter is the program)
     #[arg(long, value_name = "HEX")]
     hash: Vec<String>,
 

@@ -244,10 +244,16 @@ const MODULE_CONDITIONS: &[Entry] = &[
         "`vigie query fswatch --unwatched` lists them with the reason; the module retries automatically.",
     ),
     reported(
+        "history-damaged",
+        "warning",
+        "events: somebody removed or changed files of the history, or the end of its log was cut short.",
+        "The detail names the files; `vigie query events --verify` checks all of them. Queries over that time have the result unknown. The condition ends with a restart of the module, and that of a removed block with the block's time.",
+    ),
+    reported(
         "history-not-written",
         "failed",
-        "events: the history cannot be written to disk; unwritten events are kept in memory.",
-        "Free space on the disk of agent.state_dir.",
+        "events: the history cannot be opened or written; unwritten events are kept in memory as far as they fit, and what is lost is counted.",
+        "Free space on the disk of agent.state_dir, or mount it read-write; the module tries again automatically.",
     ),
     reported(
         "lesser-source",

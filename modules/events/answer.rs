@@ -14,6 +14,7 @@ use crate::config::Pack;
 use crate::engine::Look;
 use crate::history::lanes::Lane;
 use crate::history::store::Extent;
+use crate::parameters::{NOT_RECORDED, NOT_RUNNING};
 use crate::record::{Kind, Rights, Run, Socket, What};
 use crate::rules::{outcome_name, standard_kind};
 use crate::search::{Found, Hit};
@@ -229,6 +230,19 @@ pub(crate) fn events(
         );
     }
     for (kind, count) in &found.lost {
+        if kind.as_bytes() == NOT_RUNNING {
+            let times = if *count == 1 { "one time".to_owned() } else { format!("{count} times") };
+            coverage.skip(format!("events of {times}"), "the module did not run; kind lost shows when");
+            continue;
+        }
+        if let Some(kind) = kind.as_bytes().strip_prefix(NOT_RECORDED) {
+            let what = format!("some events of kind {}", String::from_utf8_lossy(kind));
+            coverage.skip(
+                what,
+                "they were not recorded: the configuration left them out, or the source does not see them",
+            );
+            continue;
+        }
         let (kind, whose) =
             kind.split_once('/').map_or((kind.as_str(), None), |(kind, whose)| (kind, Some(whose)));
         let what = if kind == "any" { "events".to_owned() } else { format!("events of kind {kind}") };

@@ -33,8 +33,9 @@ use crate::history::store::{Extent, file_key};
 use crate::host::{self, HostWatch};
 use crate::listeners::{self, Listeners};
 use crate::logins::Wtmp;
+use crate::parameters::{NOT_RECORDED, NOT_RUNNING};
 use crate::record::{Key, Kind, Record, Run, Session, What};
-use crate::rules::{Facts, Rules};
+use crate::rules::{Facts, Rules, script_of};
 use crate::shares::Bounded;
 use crate::table::Table;
 
@@ -44,8 +45,15 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Sessions of logins that are followed.
 const MOST_SESSIONS: usize = 4096;
 
-/// Pause after the history could not be written, in microseconds.
+/// Pause after the history could not be written, and after it could not be opened, in microseconds.
 const HISTORY_RETRY: i64 = 1_000_000;
+const HISTORY_OPEN: i64 = 10_000_000;
+
+/// Time between two notes in the history of what is not recorded, in microseconds.
+const NOTE_EVERY: i64 = 600_000_000;
+
+/// Complaints about the history's files that the status shows.
+const MOST_DAMAGE: usize = 8;
 
 /// Time between two times when memory is given back that the start, a query or a sealed block needed, in microseconds.
 const GIVE_BACK_EVERY: i64 = 5_000_000;
@@ -84,6 +92,9 @@ pub(crate) struct Look {
     pub(crate) budget: u64,
     pub(crate) processes: usize,
     pub(crate) kinds: Vec<Kind>,
+    /// Kinds that are not recorded now, and since when the history has no note of that.
+    pub(crate) unrecorded: Vec<Kind>,
+    pub(crate) noted: i64,
     pub(crate) conditions: Vec<Condition>,
     pub(crate) rules: Vec<RuleLook>,
     pub(crate) packs: Vec<Pack>,
@@ -108,10 +119,15 @@ pub(crate) fn now() -> i64 {
     time.tv_sec * 1_000_000 + time.tv_nsec / 1000
 }
 
+/// Microseconds since the start of the host, for what is due: nobody sets this clock.
+pub(crate) fn steady() -> i64 {
+    let boot = clock_gettime(ClockId::Boottime);
+    boot.tv_sec * 1_000_000 + boot.tv_nsec / 1000
+}
+
 /// Microseconds since 1970 at which the host's clock since its start was 0.
 fn boot_offset() -> i64 {
-    let boot = clock_gettime(ClockId::Boottime);
-    now() - (boot.tv_sec * 1_000_000 + boot.tv_nsec / 1000)
+    now() - steady()
 }
 
 pub(crate) struct Engine<S> {
@@ -123,12 +139,22 @@ pub(crate) struct Engine<S> {
     table: Table,
     rules: Rules,
     store: Option<Lanes>,
+    /// Where the history is, when the agent keeps one.
+    dir: Option<PathBuf>,
+    /// What could not be kept because the history could not be opened, of the trusted and of others.
+    not_kept: [u64; 2],
+    /// What was wrong with the history's files.
+    damage: Vec<String>,
+    /// When the history was last told what is not recorded.
+    noted: i64,
     digests: Digests,
     alerts: AlertBudget,
     /// Connections whose outcome is not known yet, by their sockets.
     pending: Bounded<u64, (i64, Record)>,
     connected: VecDeque<((IpAddr, u16), Key)>,
     listeners: Listeners,
+    /// When they are looked at again.
+    listeners_due: i64,
     sessions: HashMap<u32, Key>,
     wtmp: Wtmp,
     names: Names,
@@ -148,17 +174,6 @@ pub(crate) struct Engine<S> {
 impl<S: Sink> Engine<S> {
     /// `canary` is a command that ends at once: whether its exec is told proves the source.
     pub(crate) fn new(sink: S, setup: Setup, dir: Option<PathBuf>, canary: fn() -> Command) -> Self {
-        let mut history_problem = None;
-        let store = dir.and_then(|dir| match Lanes::open(&dir, setup.budget) {
-            Ok(store) => Some(store),
-            Err(error) => {
-                history_problem = Some(format!("{}: {error}", dir.display()));
-                None
-            }
-        });
-        for complaint in store.iter().flat_map(Lanes::complaints) {
-            sink.log(&complaint);
-        }
         let host = proc::read(1, 0).map(|first| first.who.namespaces).unwrap_or_default();
         let mut engine = Self {
             rules: setup.rules(),
@@ -169,12 +184,17 @@ impl<S: Sink> Engine<S> {
             not_used: Vec::new(),
             tried: 0,
             table: Table::default(),
-            store,
+            store: None,
+            dir,
+            not_kept: [0; 2],
+            damage: Vec::new(),
+            noted: steady(),
             digests: Digests::start(),
             alerts: AlertBudget::default(),
             pending: Bounded::new(sockets::MOST_PENDING),
             connected: VecDeque::new(),
             listeners: Listeners::default(),
+            listeners_due: 0,
             sessions: HashMap::new(),
             names: Names::default(),
             names_read: 0,
@@ -185,9 +205,10 @@ impl<S: Sink> Engine<S> {
             host: HostWatch::default(),
             since: now(),
             told: Vec::new(),
-            history_problem,
+            history_problem: None,
             history_retry: 0,
         };
+        engine.open_history();
         // The load of the programs takes most: not what was needed before it as well.
         give_back_memory();
         engine.open_source();
@@ -201,7 +222,7 @@ impl<S: Sink> Engine<S> {
         let mut given_back = 0;
         loop {
             self.step(PAUSE);
-            let now = now();
+            let now = steady();
             if now - given_back >= GIVE_BACK_EVERY {
                 give_back_memory();
                 given_back = now;
@@ -233,8 +254,64 @@ impl<S: Sink> Engine<S> {
         for held_back in self.alerts.due(i64::MAX) {
             self.sink.alert(&alert::held_back(&held_back, now()));
         }
+        self.note_unrecorded();
         self.history_retry = 0;
         self.flush();
+    }
+
+    /// Opens the history, and notes since when nothing was recorded.
+    fn open_history(&mut self) {
+        let Some(dir) = &self.dir else { return };
+        match Lanes::open(dir, self.setup.budget) {
+            Ok(store) => {
+                let last = store.found_last();
+                self.store = Some(store);
+                self.history_problem = None;
+                self.look_for_damage();
+                if let Some(from) = last.map(|last| last.min(now())) {
+                    let what = What::Lost { kind: NOT_RUNNING.to_vec(), count: 1, from };
+                    self.keep(Record { time: now(), who: Key::default(), what }, Account::TRUSTED);
+                }
+            }
+            Err(error) => {
+                self.history_problem = Some(format!("{}: {error}", dir.display()));
+                self.history_retry = steady() + HISTORY_OPEN;
+            }
+        }
+    }
+
+    fn look_for_damage(&mut self) {
+        for complaint in self.store.iter_mut().flat_map(Lanes::take_complaints).collect::<Vec<_>>() {
+            self.sink.log(&complaint);
+            if self.damage.len() < MOST_DAMAGE {
+                self.damage.push(complaint);
+            }
+        }
+    }
+
+    /// Kinds that are not recorded now: by the configuration, or because the source does not see them.
+    pub(crate) fn unrecorded(&self) -> Vec<Kind> {
+        let kind = self.source.as_ref().map(Source::kind);
+        let tells_credentials = self.source.as_ref().is_some_and(Source::tells_credentials);
+        let is_seen = |of: &Kind| match of {
+            Kind::Connect | Kind::Accept | Kind::Listen => kind == Some(SourceKind::Bpf),
+            Kind::Exec | Kind::Exit | Kind::Namespace => kind.is_some(),
+            Kind::Setuid | Kind::Ptrace => tells_credentials,
+            _ => true,
+        };
+        Kind::ALL.into_iter().filter(|of| !self.setup.wants(*of) || !is_seen(of)).collect()
+    }
+
+    /// Notes in the history what was not recorded since the last time, so that nobody takes it for what did not happen.
+    fn note_unrecorded(&mut self) {
+        let (now, steady) = (now(), steady());
+        let from = now - (steady - self.noted);
+        self.noted = steady;
+        for kind in self.unrecorded() {
+            let kind = [NOT_RECORDED, kind.name().as_bytes()].concat();
+            let what = What::Lost { kind, count: 1, from };
+            self.keep(Record { time: now, who: Key::default(), what }, Account::TRUSTED);
+        }
     }
 
     /// Takes what the source has ready.
@@ -247,6 +324,7 @@ impl<S: Sink> Engine<S> {
     }
 
     fn configure(&mut self, setup: Setup) {
+        self.note_unrecorded();
         let reopen = setup.bpf != self.setup.bpf || setup.kinds != self.setup.kinds;
         self.rules = setup.rules();
         if let Some(store) = &mut self.store {
@@ -267,7 +345,7 @@ impl<S: Sink> Engine<S> {
     }
 
     fn open_source(&mut self) {
-        self.tried = now();
+        self.tried = steady();
         let options = Options { kinds: self.setup.source_kinds(), bpf: self.setup.bpf, ..Options::default() };
         match Source::open(&options) {
             Ok(source) => {
@@ -283,7 +361,7 @@ impl<S: Sink> Engine<S> {
                     self.remember(&exec);
                 }
                 self.listeners = listeners::found(&self.table);
-                self.proof.begin(now());
+                self.proof.begin(steady());
             }
             Err(errors) => self.not_used = errors.iter().map(text_of_error).collect(),
         }
@@ -329,16 +407,24 @@ impl<S: Sink> Engine<S> {
             });
             match took {
                 Ok(()) => self.source = Some(source),
-                Err(error) => self.sink.log(&format!("the source ended: {}", text_of_error(&error))),
+                Err(error) => {
+                    self.note_unrecorded();
+                    self.sink.log(&format!("the source ended: {}", text_of_error(&error)));
+                }
             }
         }
         self.offset = boot_offset();
-        let now = now();
+        let (now, steady) = (now(), steady());
         self.look_at_host(before, now);
-        if self.source.is_none() && now - self.tried >= RETRY {
+        if self.source.is_none() && steady - self.tried >= RETRY {
+            self.note_unrecorded();
             self.open_source();
         }
-        self.expire(now);
+        if steady - self.noted >= NOTE_EVERY {
+            self.note_unrecorded();
+        }
+        self.expire(steady);
+        self.look_at_listeners(steady);
         for (key, account, digest) in self.digests.done() {
             if let Some(store) = &mut self.store {
                 store.set_digest(key, account, digest);
@@ -353,12 +439,12 @@ impl<S: Sink> Engine<S> {
             }
         }
         self.count_losses(now, false);
-        self.proof.tend(now);
+        self.proof.tend(steady);
         for held_back in self.alerts.due(now) {
             self.sink.alert(&alert::held_back(&held_back, now));
         }
         self.flush();
-        self.tell_health(now);
+        self.tell_health(now, steady);
     }
 
     /// Tells what changed on the host without an event of its own.
@@ -467,7 +553,7 @@ impl<S: Sink> Engine<S> {
 
     fn read_names(&mut self, now: i64) {
         const KEPT: i64 = 60_000_000;
-        if self.names_read == 0 || now - self.names_read > KEPT {
+        if self.names_read == 0 || !(0..KEPT).contains(&(now - self.names_read)) {
             self.names = Names::of(std::path::Path::new("/"));
             self.names_read = now;
         }
@@ -478,9 +564,14 @@ impl<S: Sink> Engine<S> {
         if !self.setup.wants(record.what.kind()) {
             return;
         }
+        self.ask_rules(&record, account);
+        self.keep(record, account);
+    }
+
+    fn ask_rules(&mut self, record: &Record, account: Account) {
         self.read_names(record.time);
-        let facts = Facts::new(&record, account, &self.table, self.host_namespaces);
-        for fired in self.rules.ask(&facts) {
+        let facts = Facts::new(record, account, &self.table, self.host_namespaces);
+        for fired in self.rules.ask(&facts, steady()) {
             let (id, severity) = (&fired.rule.id, fired.rule.severity.name());
             // The clock and not the record's time: what is told late, such as a connection that nobody answered, would
             // begin a minute that is over already.
@@ -490,25 +581,36 @@ impl<S: Sink> Engine<S> {
                 self.sink.alert(&alert::held_back(&held_back, now));
             }
             if tells {
-                self.sink.alert(&alert::text(&fired, &facts, &record, &self.names));
+                self.sink.alert(&alert::text(&fired, &facts, record, &self.names));
             }
         }
-        self.keep(record, account);
     }
 
-    fn keep(&mut self, record: Record, account: Account) {
-        if let Some(store) = &mut self.store {
-            store.add(&record, account);
+    fn keep(&mut self, mut record: Record, account: Account) {
+        if let What::Exec(run) = &mut record.what
+            && run.filename.is_empty()
+            && let Some(script) = script_of(run)
+        {
+            run.filename = script;
+        }
+        match &mut self.store {
+            Some(store) => store.add(&record, account),
+            None if self.dir.is_some() && !matches!(record.what, What::Lost { .. }) => {
+                self.not_kept[usize::from(!account.is_trusted())] += 1
+            }
+            None => {}
         }
     }
 
     fn flush(&mut self) {
-        let Some(store) = &mut self.store else { return };
-        let now = now();
-        if now < self.history_retry {
+        if steady() < self.history_retry {
             return;
         }
-        match store.flush(now) {
+        if self.store.is_none() {
+            self.open_history();
+        }
+        let Some(store) = &mut self.store else { return };
+        match store.flush(now()) {
             Ok(all) => {
                 self.history_problem = None;
                 for (lane, dropped) in all {
@@ -523,9 +625,10 @@ impl<S: Sink> Engine<S> {
             }
             Err(error) => {
                 self.history_problem = Some(error.to_string());
-                self.history_retry = now + HISTORY_RETRY;
+                self.history_retry = steady() + HISTORY_RETRY;
             }
         }
+        self.look_for_damage();
     }
 }
 

@@ -50,7 +50,7 @@ pub use self::answer::masked_form;
 use self::config::Setup;
 pub use self::config::{Config, check};
 use self::engine::{Engine, Look, Order, Sink, now};
-use self::parameters::Parameters;
+use self::parameters::{NOT_RECORDED, Parameters};
 use self::search::History;
 
 /// How long the engine may take to say how it is.
@@ -132,13 +132,19 @@ impl Events {
         match parameters {
             Parameters::Status => answer::status(&look, masked),
             Parameters::Rules => answer::rules(&look),
-            Parameters::Verify => match history::lanes::verify(dir) {
+            Parameters::Verify => match history::lanes::verify(dir, &history.open) {
                 Ok(blocks) => ModuleResult::found(true, &json!({ "verified": { "blocks": blocks } }))
                     .with_coverage(Coverage::whole()),
                 Err(problem) => ModuleResult::failed([format!("the history was changed: {problem}")]),
             },
             Parameters::Events(wanted) => {
                 let mut found = history.events(&wanted);
+                for kind in look.unrecorded {
+                    let kind = [NOT_RECORDED, kind.name().as_bytes()].concat();
+                    if wanted.concerns(&kind) && wanted.until > look.noted {
+                        found.add_lost(&kind, 1);
+                    }
+                }
                 found.unread.extend(wanted.unknown_users.iter().map(|user| {
                     let what = if masked {
                         "events of a user".to_owned()
@@ -150,7 +156,13 @@ impl Events {
                 answer::events(&found, &begins, wanted.since, masked, &names, began.elapsed())
             }
             Parameters::Tree { pid, start, time, limit } => {
-                let found = history.tree(pid, start, time, limit);
+                let mut found = history.tree(pid, start, time, limit);
+                if found.hits.is_empty() {
+                    let what = if masked { "a process".to_owned() } else { format!("process {pid}") };
+                    let why =
+                        "no event of it is in the history: it ran before that begins, or never".to_owned();
+                    found.unread.push((what, why));
+                }
                 answer::events(&found, &begins, i64::MIN, masked, &names, began.elapsed())
             }
         }

@@ -1,12 +1,13 @@
 //! Who listens where: an accepted connection does not say whose it is.
 
+use std::collections::HashSet;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use hashbrown::HashMap;
 use vigie_kernel_events::{Account, proc};
 
-use crate::record::Key;
+use crate::record::{Key, Program, Rights, Run};
 use crate::shares::Bounded;
 use crate::table::Table;
 
@@ -20,22 +21,56 @@ type Place = (u32, IpAddr, u16);
 pub(crate) struct Listeners {
     owners: Bounded<Place, Key>,
     sockets: Bounded<u64, Place>,
+    /// Those whose program's file was removed, as was reported.
+    without_file: HashSet<Key>,
 }
 
 impl Default for Listeners {
     fn default() -> Self {
-        Self { owners: Bounded::new(MOST), sockets: Bounded::new(MOST) }
+        Self { owners: Bounded::new(MOST), sockets: Bounded::new(MOST), without_file: HashSet::new() }
     }
 }
 
+/// A socket that listens, and whose program's file was removed since.
+pub(crate) struct WithoutFile {
+    pub(crate) place: Place,
+    pub(crate) account: Account,
+    pub(crate) who: Key,
+    pub(crate) program: Program,
+    pub(crate) rights: Rights,
+}
+
 impl Listeners {
-    pub(crate) fn put(&mut self, place: Place, account: Account, who: Key) {
+    pub(crate) fn put(&mut self, place: Place, account: Account, who: Key, has_file: bool) {
+        if !has_file {
+            self.without_file.insert(who);
+        }
         self.owners.insert(place, account, who);
     }
 
     /// Remembers which socket it is: when it is closed, its port is given back already.
     pub(crate) fn opened(&mut self, socket: u64, place: Place, account: Account) {
         self.sockets.insert(socket, account, place);
+    }
+
+    /// Those whose programs' files were removed since the last look. The file is not asked for anything, whose file
+    /// system might not answer: the kernel knows whether it has a name.
+    pub(crate) fn newly_without_file(&mut self, table: &Table) -> Vec<WithoutFile> {
+        let mut looked: HashMap<Key, bool> = HashMap::new();
+        let mut found = Vec::new();
+        for (place, account, who) in self.owners.iter() {
+            if looked.contains_key(who) {
+                continue;
+            }
+            let gone = without_file(*who, table);
+            looked.insert(*who, gone.is_some());
+            if let Some((program, rights)) = gone.filter(|_| !self.without_file.contains(who)) {
+                found.push(WithoutFile { place: *place, account, who: *who, program, rights });
+            }
+        }
+        self.without_file.retain(|who| looked.get(who) == Some(&true));
+        self.without_file.extend(found.iter().map(|one| one.who));
+        found
     }
 
     pub(crate) fn closed(&mut self, socket: u64) {
@@ -49,6 +84,55 @@ impl Listeners {
         let all = [address, Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
         all.iter().find_map(|address| self.owners.get(&(namespace, *address, port)).copied())
     }
+}
+
+/// What a process runs, when its file was removed and nothing is in its place.
+fn without_file(who: Key, table: &Table) -> Option<(Program, Rights)> {
+    const TICK: u64 = 10_000;
+    let link = rustix::fs::readlink(format!("/proc/{}/exe", who.pid), Vec::new()).ok()?.into_bytes();
+    let path = link.strip_suffix(b" (deleted)")?;
+    let began = Key::new(who.pid, proc::start_of(who.pid)?).start;
+    if who.start != 0 && who.start.abs_diff(began) > TICK {
+        return None;
+    }
+    let (mut program, rights) = match table.get(who) {
+        // A file can be called so.
+        Some(process) if process.program.path == link => return None,
+        Some(process) => (Program::clone(&process.program), Rights::clone(&process.rights)),
+        None => {
+            let run = Run::of(proc::read(who.pid, 0)?);
+            (Program { path: path.to_vec(), file: run.program.file }, run.rights)
+        }
+    };
+    if is_made_again(path, &rights) {
+        return None;
+    }
+    program.file.links = 0;
+    Some((program, rights))
+}
+
+/// Whether the place of a program has another file: whoever builds a server again while it runs does nothing unusual.
+/// In directories that everybody may write to anybody can see to that, and those of the system are looked at more
+/// closely by the rule. Only what the kernel knows without asking a file system counts.
+fn is_made_again(path: &[u8], rights: &Rights) -> bool {
+    use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2, stat};
+    const LOOKED_AT_ELSEWHERE: [&[u8]; 10] = [
+        b"/tmp/",
+        b"/var/tmp/",
+        b"/dev/",
+        b"/run/",
+        b"/usr/",
+        b"/bin/",
+        b"/sbin/",
+        b"/lib/",
+        b"/lib64/",
+        b"/opt/",
+    ];
+    if LOOKED_AT_ELSEWHERE.iter().any(|directory| path.starts_with(directory)) {
+        return false;
+    }
+    stat("/proc/self/ns/mnt").is_ok_and(|own| own.st_ino == u64::from(rights.namespaces[0]))
+        && openat2(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::CACHED).is_ok()
 }
 
 /// Those of this network namespace that listen already.
@@ -75,7 +159,7 @@ pub(crate) fn found(table: &Table) -> Listeners {
             let known = table.of_pid(pid).map(|process| (process.account, process.key));
             let known = known.or_else(|| Some((Account::UNKNOWN, Key::new(pid, proc::start_of(pid)?))));
             if let Some((account, key)) = known {
-                listeners.put((namespace, *address, *port), account, key);
+                listeners.put((namespace, *address, *port), account, key, true);
             }
         }
     }
@@ -112,12 +196,12 @@ mod tests {
         let all: IpAddr = Ipv4Addr::UNSPECIFIED.into();
         let key = |pid| Key { pid, start: 1 };
         for port in 1..6000 {
-            listeners.put((1, all, port), Account::user(1000), key(7));
+            listeners.put((1, all, port), Account::user(1000), key(7), true);
         }
 
-        listeners.put((1, all, 22), Account::TRUSTED, key(8));
+        listeners.put((1, all, 22), Account::TRUSTED, key(8), true);
         for port in 6000..12_000 {
-            listeners.put((1, all, port), Account::user(1000), key(7));
+            listeners.put((1, all, port), Account::user(1000), key(7), true);
         }
 
         assert_eq!(listeners.owner(1, "192.0.2.1".parse().unwrap(), 22), Some(key(8)));

@@ -12,6 +12,11 @@ use crate::history::columns::texts;
 use crate::record::{Kind, Record, Rights, What};
 use crate::rules::{contains, parse_network};
 
+/// In front of a kind of events that was not recorded at all for a while, among what was lost.
+pub(crate) const NOT_RECORDED: &[u8] = b"not-recorded:";
+/// Among what was lost: the time when the module did not run.
+pub(crate) const NOT_RUNNING: &[u8] = b"not-running";
+
 /// Events that are listed when the question says nothing.
 const DEFAULT_LIMIT: usize = 1000;
 const LARGEST_LIMIT: usize = 100_000;
@@ -51,11 +56,17 @@ pub(crate) enum Parameters {
     Events(Box<Wanted>),
 }
 
+/// Kinds of events that have a program, and those that have a user beside them.
+const OF_PROGRAMS: [Kind; 4] = [Kind::Exec, Kind::Connect, Kind::Accept, Kind::Listen];
+const OF_USERS: [Kind; 4] = [Kind::Exit, Kind::Setuid, Kind::Login, Kind::Logout];
+
 /// Events that are asked for: every list that is not empty must fit.
 #[derive(Debug, Default)]
 pub(crate) struct Wanted {
     ran: Vec<Vec<u8>>,
     by: Vec<u32>,
+    /// The same users by their names, as logins have them.
+    names: Vec<String>,
     /// Names that this host does not know.
     pub(crate) unknown_users: Vec<String>,
     connected: Vec<(IpAddr, u8)>,
@@ -128,6 +139,15 @@ impl Parameters {
         if asked.start.is_some() && asked.tree.is_none() {
             problems.push("parameter start: requires tree".to_owned());
         }
+        if since > until {
+            problems.push("parameter until: it is before since, so no event could be found".to_owned());
+        }
+        let others = [("tree", asked.tree.is_some()), ("rules", asked.rules), ("verify", asked.verify)];
+        if let Some((key, _)) = others.iter().find(|(_, is)| *is)
+            && (asked.asks_events() || others.iter().filter(|(_, is)| *is).count() > 1)
+        {
+            problems.push(format!("parameter {key}: it cannot be combined with other parameters"));
+        }
         let kinds = asked.kind.iter().filter_map(|name| {
             let kind = Kind::from_name(name);
             if kind.is_none() {
@@ -148,6 +168,8 @@ impl Parameters {
             uid
         });
         let by: Vec<u32> = by.collect();
+        let known = by.iter().filter_map(|uid| names.user(*uid)).map(str::to_owned);
+        let names: Vec<String> = asked.by.iter().cloned().chain(known).collect();
         let networks = asked.connected.iter().filter_map(|text| {
             let network = parse_network(text);
             if network.is_none() {
@@ -166,13 +188,11 @@ impl Parameters {
         });
         let hash: Vec<[u8; 32]> = digests.collect();
         let command = Expressions::parse("command", &asked.command, &mut problems);
-        if !problems.is_empty() {
-            return Err(problems);
-        }
         let ran: Vec<Vec<u8>> = asked.ran.iter().map(|text| vigie_host::meant(text.as_bytes())).collect();
         let wanted = Wanted {
             ran,
             by,
+            names,
             unknown_users,
             connected,
             hash,
@@ -183,6 +203,17 @@ impl Parameters {
             until,
             limit,
         };
+        if wanted.possible().is_empty() {
+            problems.push(
+                "no event can match all of these: only exec, connect, accept and listen have a program (ran, hash), \
+                 only exec has arguments (command), only connect and accept have a peer (connected), and these, exit, \
+                 setuid, login and logout have a user (by); ask for one of them, or for the tree of a process"
+                    .to_owned(),
+            );
+        }
+        if !problems.is_empty() {
+            return Err(problems);
+        }
         Ok(match tree {
             Some((pid, time)) => Self::Tree { pid, start: asked.start, time, limit },
             None if asked.rules => Self::Rules,
@@ -193,7 +224,30 @@ impl Parameters {
     }
 }
 
+impl Asked {
+    fn asks_events(&self) -> bool {
+        let lists = [&self.ran, &self.by, &self.connected, &self.hash, &self.command, &self.kind];
+        lists.iter().any(|list| !list.is_empty())
+            || !self.pid.is_empty()
+            || self.since.is_some()
+            || self.until.is_some()
+    }
+}
+
 impl Wanted {
+    /// The kinds that can have what is asked for.
+    fn possible(&self) -> Vec<Kind> {
+        let asks_program = !(self.ran.is_empty() && self.hash.is_empty());
+        let can = |kind: &Kind| {
+            (self.kinds.is_empty() || self.kinds.contains(kind))
+                && (!asks_program || OF_PROGRAMS.contains(kind))
+                && (self.command.is_empty() || *kind == Kind::Exec)
+                && (self.connected.is_empty() || matches!(kind, Kind::Connect | Kind::Accept))
+                && (self.by.is_empty() || OF_PROGRAMS.contains(kind) || self.has_users(*kind))
+        };
+        Kind::ALL.into_iter().filter(can).collect()
+    }
+
     fn asks_nothing(&self) -> bool {
         self.ran.is_empty()
             && self.by.is_empty()
@@ -212,22 +266,44 @@ impl Wanted {
 
     /// Whether a lost event of such a kind, as the counters name it, could have been one that is asked for.
     pub(crate) fn concerns(&self, lost: &[u8]) -> bool {
-        let asks_execs = !self.ran.is_empty() || !self.command.is_empty() || !self.hash.is_empty();
-        let asks_sockets = !self.connected.is_empty();
-        let asks =
-            |kinds: &[Kind]| self.kinds.is_empty() || self.kinds.iter().any(|kind| kinds.contains(kind));
-        match crate::answer::kind_and_whose(lost).0 {
-            b"exec" => !asks_sockets && asks(&[Kind::Exec]),
-            b"exit" => !asks_sockets && !asks_execs && asks(&[Kind::Exit]),
-            b"net" => !asks_execs && asks(&[Kind::Connect, Kind::Accept, Kind::Listen]),
+        let possible = self.possible();
+        let asks = |kinds: &[Kind]| possible.iter().any(|kind| kinds.contains(kind));
+        let lost = crate::answer::kind_and_whose(lost).0;
+        if let Some(kind) = lost.strip_prefix(NOT_RECORDED) {
+            let kind = std::str::from_utf8(kind).ok().and_then(Kind::from_name);
+            // Whether it ran is answered by execs alone.
+            let enough = self.kinds.is_empty() && !self.ran.is_empty() && possible.contains(&Kind::Exec);
+            return kind.is_some_and(|kind| if enough { kind == Kind::Exec } else { asks(&[kind]) });
+        }
+        match lost {
+            b"exec" => asks(&[Kind::Exec]),
+            b"exit" => asks(&[Kind::Exit]),
+            b"net" => asks(&[Kind::Connect, Kind::Accept, Kind::Listen]) && self.asks_sockets(),
             // Nobody can ask for forks.
             b"fork" => false,
             _ => true,
         }
     }
 
+    /// Sockets of a program that is asked for are only more of it.
+    fn asks_sockets(&self) -> bool {
+        let asks_program = !(self.ran.is_empty() && self.hash.is_empty() && self.command.is_empty());
+        !asks_program || !self.connected.is_empty() || !self.kinds.is_empty()
+    }
+
+    /// A pattern without a directory is compared with the name as well.
     fn is_path(&self, path: &[u8]) -> bool {
-        self.ran.iter().any(|pattern| vigie_tree::matches(pattern, path))
+        let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or(path);
+        self.ran.iter().any(|pattern| {
+            vigie_tree::matches(pattern, path)
+                || !pattern.contains(&b'/') && vigie_tree::matches(pattern, name)
+        })
+    }
+
+    /// Kinds that have a user and nothing that a block could be left out by. Exits are asked for by name: each exec has
+    /// one, and twice as many events would be listed.
+    fn has_users(&self, kind: Kind) -> bool {
+        OF_USERS.contains(&kind) && (kind != Kind::Exit || self.kinds.contains(&kind))
     }
 
     fn is_by(&self, rights: &Rights) -> bool {
@@ -263,7 +339,11 @@ impl Wanted {
         {
             return Ok(false);
         }
+        let asked = |kind: Kind| self.kinds.is_empty() || self.kinds.contains(&kind);
+        let has = |kind: &Kind| asked(*kind) && self.has_users(*kind) && block.count(*kind) > 0;
+        let has_users = || OF_USERS.iter().any(has);
         if !self.by.is_empty()
+            && !has_users()
             && !any(Texts::Rights, &|rights| rights_of(rights).is_some_and(|rights| self.is_by(&rights)))?
         {
             return Ok(false);
@@ -272,6 +352,18 @@ impl Wanted {
             return Ok(false);
         }
         Ok(true)
+    }
+
+    /// Whether it was done by a user who is asked for, of what has no rights of its own in the history.
+    fn is_of_user(&self, what: &What) -> bool {
+        match what {
+            What::Exit { euid, .. } => self.by.contains(euid),
+            What::Setuid { uid, euid } => self.by.contains(uid) || self.by.contains(euid),
+            What::Login(session) | What::Logout(session) => {
+                self.names.iter().any(|name| name.as_bytes() == session.user)
+            }
+            _ => false,
+        }
     }
 
     fn is_peer(&self, address: IpAddr) -> bool {
@@ -294,13 +386,16 @@ impl Wanted {
         if !self.pids.is_empty() && !self.pids.contains(&record.who.pid) {
             return false;
         }
-        let asked_of_program =
-            !(self.ran.is_empty() && self.by.is_empty() && self.hash.is_empty() && self.command.is_empty());
         let (run, socket) = match &record.what {
             What::Exec(run) => (Some(run), None),
             What::Socket(socket) => (None, Some(socket)),
             // All others have no program of their own in the history.
-            _ => return !asked_of_program && self.connected.is_empty(),
+            what => {
+                let asks_more = !(self.ran.is_empty() && self.hash.is_empty() && self.command.is_empty());
+                return self.connected.is_empty()
+                    && !asks_more
+                    && (self.by.is_empty() || self.has_users(what.kind()) && self.is_of_user(what));
+            }
         };
         let program = run.map(|run| &run.program).or(socket.map(|socket| &socket.program));
         let rights = run.map(|run| &run.rights).or(socket.map(|socket| &socket.rights));

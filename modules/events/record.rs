@@ -4,6 +4,8 @@ use std::net::IpAddr;
 
 use vigie_kernel_events::{DESCRIPTORS, Descriptor, Exec, File, Listed};
 
+use crate::rules::absolute;
+
 /// Names a process for as long as the host runs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Key {
@@ -112,7 +114,11 @@ impl Run {
         let pipe = |file: Descriptor| if file.is_pipe() { file.inode } else { 0 };
         let script_pipe = script_file.as_deref().and_then(pipe_number);
         let pipes = [script_pipe.unwrap_or_else(|| pipe(input)), pipe(output)];
-        let filename = if exec.filename == exec.path { Vec::new() } else { exec.filename };
+        // What is executed by a name from the working directory on is asked for, and ruled on, by its place.
+        let is_relative =
+            !exec.filename.is_empty() && !exec.filename.starts_with(b"/") && exec.cwd.starts_with(b"/");
+        let filename = if is_relative { absolute(&exec.cwd, &exec.filename) } else { exec.filename };
+        let filename = if filename == exec.path { Vec::new() } else { filename };
         Self {
             maker: Key::new(exec.who.maker, exec.who.maker_start),
             parent: exec.who.parent,

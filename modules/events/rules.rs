@@ -18,19 +18,22 @@
 mod arguments;
 mod facts;
 mod field;
+mod shell_text;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use vigie_sdk::severity::Severity;
 
-pub(crate) use self::facts::{Facts, outcome_name, standard_kind};
+pub(crate) use self::arguments::{absolute, applet, script_of};
+pub(crate) use self::facts::{Facts, name_of, outcome_name, standard_kind};
 use self::field::{Field, Pattern};
 pub(crate) use self::field::{contains, parse_network};
 use crate::record::{Key, Kind};
 use crate::shares::Bounded;
 
 /// The rules that are part of the program.
-pub(crate) const BUILTIN: &str = include_str!("rules/builtin.toml");
+pub(crate) const BUILTIN: &str =
+    concat!(include_str!("rules/builtin.toml"), include_str!("rules/builtin_after.toml"));
 
 /// Processes whose events are counted for one rule.
 const MOST_COUNTED: usize = 256;
@@ -256,8 +259,8 @@ fn condition(
     Ok((field, patterns))
 }
 
-fn fits(conditions: &Conditions, facts: &Facts<'_>) -> bool {
-    conditions.iter().all(|(field, patterns)| facts.any(*field, patterns))
+fn fits(conditions: &Conditions, facts: &Facts<'_>, excuses: bool) -> bool {
+    conditions.iter().all(|(field, patterns)| facts.any(*field, patterns, excuses))
 }
 
 impl Rules {
@@ -284,8 +287,9 @@ impl Rules {
         self.rules.iter().zip(self.tallies.iter().copied())
     }
 
-    /// Asks all rules about one record.
-    pub(crate) fn ask(&mut self, facts: &Facts<'_>) -> Vec<Fired<'_>> {
+    /// Asks all rules about one record. `now` is a clock that nobody sets, in microseconds: one that is set back would
+    /// keep what has just been told from being told again until it is there again.
+    pub(crate) fn ask(&mut self, facts: &Facts<'_>, now: i64) -> Vec<Fired<'_>> {
         let Some(numbers) = self.by_kind.get(&facts.kind()) else { return Vec::new() };
         let mut fired = Vec::new();
         for number in numbers {
@@ -295,28 +299,28 @@ impl Rules {
             // One in 64 is measured: the clock costs as much as a rule.
             #[expect(clippy::disallowed_methods, reason = "the cost of a rule is real time")]
             let began = (tally.asked % 64 == 1).then(std::time::Instant::now);
-            let does = rule.when.iter().any(|when| fits(when, facts))
-                && !rule.unless.iter().any(|unless| fits(unless, facts));
+            let does = rule.when.iter().any(|when| fits(when, facts, false))
+                && !rule.unless.iter().any(|unless| fits(unless, facts, true));
             if let Some(began) = began {
                 tally.nanoseconds += u64::try_from(began.elapsed().as_nanos()).unwrap_or(0) * 64;
             }
-            if !does || !is_enough(&mut self.counted, *number, rule, facts) {
+            if !does || !is_enough(&mut self.counted, *number, rule, facts, now) {
                 continue;
             }
             tally.fired += 1;
             let about = (*number, facts.program_path().to_vec(), facts.uid());
             match self.quiet.get_mut(&about) {
-                Some((told, repeated)) if facts.time() - *told < QUIET => {
+                Some((told, repeated)) if now - *told < QUIET => {
                     *repeated += 1;
                     tally.repeated += 1;
                     continue;
                 }
                 Some((told, repeated)) => {
-                    *told = facts.time();
+                    *told = now;
                     fired.push((*number, std::mem::take(repeated)));
                 }
                 None => {
-                    self.quiet.insert(about, facts.account(), (facts.time(), 0));
+                    self.quiet.insert(about, facts.account(), (now, 0));
                     fired.push((*number, 0));
                 }
             }
@@ -331,10 +335,10 @@ fn is_enough(
     number: usize,
     rule: &Rule,
     facts: &Facts<'_>,
+    now: i64,
 ) -> bool {
     let Some(many) = &rule.many else { return true };
-    let now = facts.time();
-    let key = (number, facts.key());
+    let key = (number, facts.counted());
     if counted.get(&key).is_none() {
         counted.insert(key, facts.account(), Counted::default());
     }

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::path::Path;
 
+use crate::answer;
 use crate::history::block::{Block, BlockError, Bytes};
 use crate::history::lanes::Lane;
-use crate::history::store::{block_path, numbers};
+use crate::history::store::{self, block_path, numbers};
 use crate::parameters::Wanted;
 use crate::record::{Key, Kind, Record, What};
 
@@ -89,6 +90,10 @@ impl Found {
             self.hits.drain(..self.hits.len() - keep);
             self.more = true;
         }
+    }
+
+    pub(crate) fn add_lost(&mut self, kind: &[u8], count: u64) {
+        *self.lost.entry(String::from_utf8_lossy(kind).into_owned()).or_default() += count;
     }
 
     fn oldest(&self) -> Option<i64> {
@@ -212,8 +217,12 @@ impl History<'_> {
             let open = self.open.iter().find(|(of, ..)| *of == lane).map_or(u64::MAX, |(_, open, _)| *open);
             match numbers(&lane.dir(self.dir)) {
                 Ok(numbers) => {
-                    let sealed = numbers.into_iter().filter(|number| *number < open);
-                    places.extend(sealed.map(|number| Place::Sealed(lane, number)));
+                    let sealed: Vec<u64> = numbers.into_iter().filter(|number| *number < open).collect();
+                    let gaps = store::gaps(&sealed, (open != u64::MAX).then_some(open));
+                    found.unread.extend(gaps.into_iter().map(|number| {
+                        (format!("block {number} of {}", lane.name()), "somebody removed it".to_owned())
+                    }));
+                    places.extend(sealed.into_iter().map(|number| Place::Sealed(lane, number)));
                 }
                 Err(error) => found.unread.push(("the history".to_owned(), error.to_string())),
             }
@@ -296,7 +305,7 @@ impl History<'_> {
                     && *from <= wanted.until
                     && wanted.concerns(kind)
                 {
-                    *found.lost.entry(String::from_utf8_lossy(kind).into_owned()).or_default() += count;
+                    found.add_lost(kind, *count);
                 }
                 if wanted.fits(&record, digest.as_ref()) {
                     hits.push(Hit { record, digest, depth: None });
@@ -339,39 +348,44 @@ impl History<'_> {
         // What /proc says of the beginning of a process is exact to 10 ms.
         let began = |key: Key| start.is_none_or(|start| start.abs_diff(key.start) <= TICK);
         let is_it = |key: Key| key.pid == pid && began(key);
-        let Some(root) = self.exec(&mut found, time, i64::MIN, is_it) else { return found };
         let mut ancestors: Vec<Hit> = Vec::new();
-        let mut below = root.clone();
-        while let What::Exec(run) = &below.record.what {
-            let maker = run.maker;
-            if maker.pid == 0 || maker == below.record.who || ancestors.len() >= MOST_ANCESTORS {
-                break;
+        let root = match self.exec(&mut found, time, i64::MIN, is_it) {
+            Some(root) => {
+                self.put_ancestors(&root, &mut ancestors, &mut found);
+                (root.record.who, root.record.time)
             }
-            // A process cannot have run anything before it began.
-            let began = below.record.time - (below.record.who.start as i64) + (maker.start as i64);
-            let until = below.record.time;
-            let above = self.exec(&mut found, until, began - CLOCKS, |key| key == maker);
-            let Some(mut above) = above else { break };
-            above.depth = Some(-1 - ancestors.len() as i32);
-            ancestors.push(above.clone());
-            below = above;
-        }
+            None => {
+                let Some(root) = self.known_by_children(&mut found, time, start.is_none(), is_it) else {
+                    return found;
+                };
+                let what = "its own exec and its ancestors".to_owned();
+                found.unread.push((what, "it ran its program before it was recorded".to_owned()));
+                root
+            }
+        };
         ancestors.reverse();
         let mut hits = ancestors;
         // What belongs to the tree, with its depth.
-        let mut members: std::collections::HashMap<Key, i32> = [(root.record.who, 0)].into();
-        let began = root.record.time - CLOCKS;
+        let mut members: std::collections::HashMap<Key, i32> = [(root.0, 0)].into();
+        let began = root.1 - CLOCKS;
         let mut below: Vec<Hit> = Vec::new();
+        let (mut lost, mut ended) = (Vec::new(), HashSet::new());
         let (examined, unread) = (found.examined, found.unread.len());
         for _ in 0..MOST_PASSES {
             let known = members.len();
             (found.text, found.more, found.examined) = (0, false, examined);
             found.unread.truncate(unread);
             below.clear();
+            (lost, ended) = (Vec::new(), HashSet::new());
             let mut seen: HashSet<(i64, Key)> = HashSet::new();
             self.each(Order::OldestFirst, began, &mut found, |block, found| {
                 found.examined += block.rows();
                 block.records(|record, digest| {
+                    if let What::Lost { kind, count, from } = &record.what
+                        && record.time >= began
+                    {
+                        lost.push((kind.clone(), *count, *from));
+                    }
                     let depth = match (&record.what, members.get(&record.who)) {
                         (_, Some(depth)) => Some(*depth),
                         (What::Exec(run), None) => members.get(&run.maker).map(|depth| depth + 1),
@@ -379,6 +393,9 @@ impl History<'_> {
                     };
                     let Some(depth) = depth else { return };
                     members.insert(record.who, depth);
+                    if matches!(record.what, What::Exit { .. }) {
+                        ended.insert(record.who);
+                    }
                     if matches!(record.what, What::Exec(_)) && !seen.insert((record.time, record.who)) {
                         return;
                     }
@@ -397,7 +414,63 @@ impl History<'_> {
         }
         below.sort_by_key(|hit| hit.record.time);
         hits.append(&mut below);
+        // Nobody who has ended can have done what was lost later.
+        let all_ended = members.keys().all(|key| ended.contains(key));
+        let last = hits.last().map_or(root.1, |hit| hit.record.time).saturating_add(CLOCKS);
+        for (kind, count, _) in lost.into_iter().filter(|(_, _, from)| !all_ended || *from <= last) {
+            if !matches!(answer::kind_and_whose(&kind).0, b"fork" | b"net") {
+                found.add_lost(&kind, count);
+            }
+        }
         found.hits = hits;
         found
+    }
+
+    fn put_ancestors(&self, root: &Hit, ancestors: &mut Vec<Hit>, found: &mut Found) {
+        let mut below = root.clone();
+        while let What::Exec(run) = &below.record.what {
+            let maker = run.maker;
+            if maker.pid == 0 || maker == below.record.who || ancestors.len() >= MOST_ANCESTORS {
+                break;
+            }
+            // A process cannot have run anything before it began.
+            let began = below.record.time - (below.record.who.start as i64) + (maker.start as i64);
+            let until = below.record.time;
+            let above = self.exec(found, until, began - CLOCKS, |key| key == maker);
+            let Some(mut above) = above else { break };
+            above.depth = Some(-1 - ancestors.len() as i32);
+            ancestors.push(above.clone());
+            below = above;
+        }
+    }
+
+    /// A process whose own exec is not in the history, by what it made or, where `own` is asked for, did until a moment:
+    /// which one it is, and the first moment of it that is known.
+    fn known_by_children(
+        &self,
+        found: &mut Found,
+        until: i64,
+        own: bool,
+        is: impl Fn(Key) -> bool,
+    ) -> Option<(Key, i64)> {
+        let mut known: Option<(Key, i64)> = None;
+        self.each(Order::NewestFirst, i64::MIN, found, |block, _| {
+            block.records(|record, _| {
+                let maker = match &record.what {
+                    What::Exec(run) => Some(run.maker),
+                    _ => None,
+                };
+                let key = maker.into_iter().chain(own.then_some(record.who)).find(|key| is(*key));
+                if let Some(key) = key.filter(|_| record.time <= until) {
+                    known = match known {
+                        Some((newest, first)) if newest == key => Some((key, first.min(record.time))),
+                        Some((newest, first)) if newest.start > key.start => Some((newest, first)),
+                        _ => Some((key, record.time)),
+                    };
+                }
+            })?;
+            Ok(i64::MIN)
+        });
+        known
     }
 }

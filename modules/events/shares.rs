@@ -66,6 +66,10 @@ impl<K: Eq + Hash + Clone, V> Bounded<K, V> {
         self.entries.len()
     }
 
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&K, Account, &V)> {
+        self.entries.iter().map(|(key, entry)| (key, entry.account, &entry.value))
+    }
+
     pub(crate) fn get(&self, key: &K) -> Option<&V> {
         self.entries.get(key).map(|entry| &entry.value)
     }

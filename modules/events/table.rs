@@ -8,6 +8,7 @@ use hashbrown::HashMap;
 use vigie_kernel_events::Account;
 
 use crate::record::{Key, Program, Rights, Run};
+use crate::rules::{applet, name_of};
 use crate::shares::{Bounded, who_gives};
 
 /// Processes that are remembered; beyond it those of the account that has most are forgotten: the oldest that ended,
@@ -29,6 +30,12 @@ const PROCESS_BYTES: usize = MOST_BYTES / MOST;
 /// Ancestors that are looked at.
 const DEPTH: usize = 24;
 
+/// Programs of a pipeline that are looked at, in each direction.
+const LONGEST_PIPELINE: usize = 4;
+
+/// Tools that download.
+const DOWNLOADS: [&[u8]; 6] = [b"curl", b"wget", b"wget2", b"fetch", b"aria2c", b"lwp-request"];
+
 /// Pipes that are remembered.
 const MOST_PIPES: usize = 1024;
 
@@ -46,6 +53,8 @@ pub(crate) struct Process {
     pub(crate) pipes: [u64; 2],
     /// When it, or a child of it that runs no program of its own, last asked a peer for a connection.
     pub(crate) connected: Option<i64>,
+    /// When a child of it last was a tool that downloads, or a child's child, as of sudo.
+    pub(crate) downloaded: Option<i64>,
     ended: bool,
 }
 
@@ -90,6 +99,11 @@ impl Default for Pipes {
     }
 }
 
+fn is_download(run: &Run) -> bool {
+    let name = name_of(&run.program.path);
+    DOWNLOADS.contains(&applet(name, run.arguments.iter()).unwrap_or(name))
+}
+
 fn shared<T: Clone + Eq + Hash>(all: &mut HashSet<Rc<T>>, one: &T) -> Rc<T> {
     if let Some(known) = all.get(one) {
         return Rc::clone(known);
@@ -129,6 +143,7 @@ impl Table {
             command: command.into(),
             pipes: run.pipes,
             connected: None,
+            downloaded: None,
             ended: false,
         };
         if process.pipes[0] != 0 {
@@ -150,6 +165,14 @@ impl Table {
             self.let_go(&before);
         }
         self.newest.insert(key.pid, key);
+        if is_download(run) {
+            let above: Vec<Key> = self.ancestors(run.maker).take(2).map(|process| process.key).collect();
+            for key in above {
+                if let Some(process) = self.processes.get_mut(&key) {
+                    process.downloaded = Some(time);
+                }
+            }
+        }
         self.make_room(account, time);
     }
 
@@ -256,13 +279,30 @@ impl Table {
         .take(DEPTH)
     }
 
-    /// Who writes into the pipe that this process reads, and who reads from the one that it writes.
-    pub(crate) fn joined(&self, process: &Process) -> (Option<&Process>, Option<&Process>) {
-        let end = |pipes: &Pipes, pipe: u64| {
-            let key = *pipes.0.get(&pipe).filter(|key| pipe != 0 && **key != process.key)?;
-            self.get(key)
-        };
-        (end(&self.writers, process.pipes[0]), end(&self.readers, process.pipes[1]))
+    /// Who writes into the pipe that this process reads, and so on.
+    pub(crate) fn writers(&self, process: &Process) -> impl Iterator<Item = &Process> {
+        self.along(process, &self.writers, 0)
+    }
+
+    /// Who reads from the pipe that this process writes, and so on.
+    pub(crate) fn readers(&self, process: &Process) -> impl Iterator<Item = &Process> {
+        self.along(process, &self.readers, 1)
+    }
+
+    fn along<'a>(
+        &'a self,
+        process: &Process,
+        ends: &'a Pipes,
+        side: usize,
+    ) -> impl Iterator<Item = &'a Process> + use<'a> {
+        let (first, mut pipe) = (process.key, process.pipes[side]);
+        std::iter::from_fn(move || {
+            let key = *ends.0.get(&pipe).filter(|key| pipe != 0 && **key != first)?;
+            let next = self.get(key)?;
+            pipe = next.pipes[side];
+            Some(next)
+        })
+        .take(LONGEST_PIPELINE)
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -358,8 +398,8 @@ mod tests {
         table.exec(key(2), ANN, 0, &Run { pipes: [7, 0], ..run(key(9)) });
 
         let reader = table.get(key(2)).expect("it is there");
-        assert_eq!(table.joined(reader).0.map(|process| process.key), Some(key(1)));
+        assert_eq!(table.writers(reader).next().map(|process| process.key), Some(key(1)));
         let writer = table.get(key(1)).expect("it is there");
-        assert_eq!(table.joined(writer).1.map(|process| process.key), Some(key(2)));
+        assert_eq!(table.readers(writer).next().map(|process| process.key), Some(key(2)));
     }
 }

@@ -110,6 +110,13 @@ fn what(event: &Value) -> String {
             parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
         }
         Some("mount" | "module" | "bpf" | "time" | "namespace") => text("what"),
+        Some("lost") if text("lost") == "not-running" => {
+            format!("nothing was recorded since {}", local_time(&text("from")))
+        }
+        Some("lost") if text("lost").starts_with("not-recorded:") => {
+            let kind = text("lost").replacen("not-recorded:", "", 1);
+            format!("no event of kind {kind} was recorded since {}", local_time(&text("from")))
+        }
         Some("lost") if event["count"].is_u64() => {
             format!("{} of kind {} since {}", text("count"), text("lost"), local_time(&text("from")))
         }

@@ -17,7 +17,10 @@ impl<S: Sink> Engine<S> {
         }
         let counters = self.source.as_ref().and_then(|source| source.counters().ok());
         let refused = self.store.as_mut().map(Lanes::take_refused);
-        let refused = refused.unwrap_or(Whose::ALL.map(|whose| (whose, 0)));
+        let mut refused = refused.unwrap_or(Whose::ALL.map(|whose| (whose, 0)));
+        for ((_, count), more) in refused.iter_mut().zip(std::mem::take(&mut self.not_kept)) {
+            *count += more;
+        }
         let all = self.losses.update(counters.as_ref(), refused, now);
         for lost in &all {
             self.sink.log(&format!(
@@ -33,7 +36,7 @@ impl<S: Sink> Engine<S> {
         }
     }
 
-    pub(super) fn tell_health(&mut self, now: i64) {
+    pub(super) fn tell_health(&mut self, now: i64, steady: i64) {
         let mut conditions = Vec::new();
         let mut set = |name: &str, severity: ConditionSeverity, detail: Option<String>| {
             let Some(detail) = detail else { return };
@@ -49,7 +52,7 @@ impl<S: Sink> Engine<S> {
             format!("{} is used and does not see: {blind}", source.kind().name())
         });
         set("lesser-source", ConditionSeverity::Warning, lesser);
-        let silent = self.source.as_ref().filter(|_| self.proof.is_overdue(now));
+        let silent = self.source.as_ref().filter(|_| self.proof.is_overdue(steady));
         let silent =
             silent.map(|_| "the source did not report a program that was run as a self-test".to_owned());
         set("source-silent", ConditionSeverity::Failed, silent);
@@ -63,6 +66,8 @@ impl<S: Sink> Engine<S> {
             (!refused.is_empty()).then(|| refused.join("; ")),
         );
         set("history-not-written", ConditionSeverity::Failed, self.history_problem.clone());
+        let damage = (!self.damage.is_empty()).then(|| self.damage.join("; "));
+        set("history-damaged", ConditionSeverity::Warning, damage);
         let same = |a: &Condition, b: &Condition| a.name == b.name && a.detail == b.detail;
         if conditions.len() != self.told.len() || conditions.iter().zip(&self.told).any(|(a, b)| !same(a, b))
         {
@@ -85,6 +90,8 @@ impl<S: Sink> Engine<S> {
             budget: self.setup.budget,
             processes: self.table.len(),
             kinds: self.setup.kinds.clone(),
+            unrecorded: self.unrecorded(),
+            noted: self.noted + self.offset,
             conditions: self.told.clone(),
             packs: self.setup.packs.clone(),
             rules: self

@@ -1,14 +1,19 @@
 //! Connections and listening sockets: joins what the kernel tells of a socket piece by piece.
 
+use std::net::Ipv4Addr;
+
 use vigie_kernel_events::{Net, NetState};
 
-use super::{Engine, Sink};
+use super::{Engine, Sink, now, steady};
 use crate::record::{Key, Outcome, Program, Record, Rights, Socket, SocketKind, What};
 
 /// Connections whose outcome is not known yet; beyond it the oldest of the account that has most is told without.
 pub(super) const MOST_PENDING: usize = 4096;
 /// TCP gives up after 127 s.
 const LONGEST_CONNECT: i64 = 130_000_000;
+
+/// Time between two looks at the programs that listen, in microseconds.
+const LISTENERS_EVERY: i64 = 30_000_000;
 
 /// Connections whose other end may be accepted on this host.
 const MOST_CONNECTED: usize = 1024;
@@ -26,7 +31,7 @@ impl<S: Sink> Engine<S> {
                     self.tell(before, account);
                 }
                 if let Some((account, (_, oldest))) =
-                    self.pending.insert(net.socket, net.account, (time, record))
+                    self.pending.insert(net.socket, net.account, (steady(), record))
                 {
                     self.tell(oldest, account);
                 }
@@ -50,7 +55,9 @@ impl<S: Sink> Engine<S> {
             (NetState::Listening, Some(who)) => {
                 let record = self.socket(SocketKind::Listen, &net, Some(who), time);
                 let place = (net.net_namespace, net.local, net.local_port);
-                self.listeners.put(place, net.account, record.who);
+                let has_file =
+                    !matches!(&record.what, What::Socket(socket) if socket.program.file.links == 0);
+                self.listeners.put(place, net.account, record.who, has_file);
                 self.listeners.opened(net.socket, place, net.account);
                 self.tell(record, net.account);
             }
@@ -109,9 +116,35 @@ impl<S: Sink> Engine<S> {
         }
     }
 
+    /// Asks the rules about sockets that listen already and whose program's file was removed since. Removing a file is no
+    /// event; a listening socket stays long enough to be found.
+    pub(super) fn look_at_listeners(&mut self, steady: i64) {
+        if steady < self.listeners_due {
+            return;
+        }
+        self.listeners_due = steady + LISTENERS_EVERY;
+        for found in self.listeners.newly_without_file(&self.table) {
+            let (_, local, local_port) = found.place;
+            let socket = Socket {
+                kind: SocketKind::Listen,
+                outcome: Outcome::Open,
+                local,
+                local_port,
+                remote: Ipv4Addr::UNSPECIFIED.into(),
+                remote_port: 0,
+                program: found.program,
+                rights: found.rights,
+                peer: Key::default(),
+            };
+            let what = What::Socket(Box::new(socket));
+            self.ask_rules(&Record { time: now(), who: found.who, what }, found.account);
+        }
+    }
+
     /// Tells connects that were never answered.
-    pub(super) fn expire(&mut self, now: i64) {
-        for (account, (_, record)) in self.pending.take_while(|(since, _)| now - since >= LONGEST_CONNECT) {
+    pub(super) fn expire(&mut self, steady: i64) {
+        for (account, (_, record)) in self.pending.take_while(|(since, _)| steady - since >= LONGEST_CONNECT)
+        {
             self.tell(record, account);
         }
     }

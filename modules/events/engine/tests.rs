@@ -44,6 +44,76 @@ impl Drop for Flood {
     }
 }
 
+/// A program that listens and whose file is removed later.
+#[test]
+fn a_file_that_is_removed_behind_a_listening_program_is_reported_and_one_that_is_made_again_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some((mut engine, told)) = engine(dir.path(), json!({})) else { return };
+    let python = std::fs::canonicalize("/usr/bin/python3").expect("python3");
+    let Ok(home) = tempfile::Builder::new().prefix("vigie-made-again").tempdir_in("/root") else {
+        return vigie_skipped::without_bpf("/root cannot be written");
+    };
+    let code = "import socket,sys;s=socket.socket();s.bind(('127.0.0.1',0));s.listen();print(1,flush=True);sys.stdin.read()";
+    let listen = |path: &std::path::Path| {
+        std::fs::copy(&python, path).expect("it can be written");
+        let mut child = Command::new(path)
+            .args(["-c", code])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("python3");
+        let mut byte = [0];
+        std::io::Read::read_exact(child.stdout.as_mut().expect("it is piped"), &mut byte)
+            .expect("it listens");
+        child
+    };
+    let (removed, again) = (dir.path().join("removed"), home.path().join("again"));
+    let mut children = Flood(vec![listen(&removed), listen(&again)]);
+    let reported = |told: &crate::tests::Told, child: &Child| {
+        let is_it =
+            |alert: &serde_json::Value| alert.to_string().contains(&format!("\"pid\":{},", child.id()));
+        told.alerts().iter().any(|alert| alert["rule"] == "deleted-or-memory-listen" && is_it(alert))
+    };
+    crate::tests::all_is_read(&mut engine, &told, dir.path());
+    assert!(!children.0.iter().any(|child| reported(&told, child)));
+
+    std::fs::remove_file(&removed).unwrap();
+    std::fs::remove_file(&again).unwrap();
+    std::fs::copy(&python, &again).unwrap();
+    engine.listeners_due = 0;
+    engine.step(Duration::ZERO);
+
+    assert!(reported(&told, &children.0[0]));
+    assert!(!reported(&told, &children.0[1]));
+    let count = told.alerts().len();
+    engine.listeners_due = 0;
+    engine.step(Duration::ZERO);
+    assert!(!told.alerts()[count..].iter().any(|alert| alert["rule"] == "deleted-or-memory-listen"));
+    children.0.clear();
+}
+
+/// Nothing that could have happened while nobody looked is taken for what did not happen.
+#[test]
+fn what_was_not_recorded_makes_answers_unknown() {
+    let dir = tempfile::tempdir().unwrap();
+    let history = dir.path().join("history");
+    let config = json!({"events": {"kinds": ["exec"]}});
+    let Some((engine, _)) = engine(dir.path(), config.clone()) else { return };
+    let lost = |engine: &Engine<crate::tests::Told>, question: serde_json::Value| {
+        search(&history, engine.look().open, &question).lost.into_keys().collect::<Vec<_>>()
+    };
+    assert_eq!(lost(&engine, json!({"ran": ["*/x"]})), Vec::<String>::new());
+    engine.stop();
+
+    let (engine, _) = crate::tests::engine(dir.path(), config).expect("it has worked before");
+    assert_eq!(lost(&engine, json!({"ran": ["*/x"]})), ["not-running"]);
+    assert_eq!(
+        lost(&engine, json!({"connected": ["192.0.2.1"]})),
+        ["not-recorded:accept", "not-recorded:connect", "not-running"]
+    );
+    assert!(engine.look().unrecorded.contains(&crate::record::Kind::Connect));
+}
+
 #[test]
 fn a_user_who_runs_programs_as_fast_as_he_can_hides_nothing_of_root() {
     let dir = tempfile::tempdir().unwrap();

@@ -91,9 +91,10 @@ fn move_old_blocks(history: &Path) -> io::Result<()> {
 ///
 /// # Errors
 /// The first block that does not fit, and why.
-pub(crate) fn verify(history: &Path) -> Result<u64, String> {
+pub(crate) fn verify(history: &Path, open: &[(Lane, u64, Vec<u8>)]) -> Result<u64, String> {
     Lane::ALL.into_iter().try_fold(0, |blocks, lane| {
-        store::verify(&lane.dir(history))
+        let open = open.iter().find(|(of, ..)| *of == lane).map(|(_, number, _)| *number);
+        store::verify(&lane.dir(history), open)
             .map(|more| blocks + more)
             .map_err(|problem| format!("{}: {problem}", lane.name()))
     })
@@ -122,13 +123,18 @@ impl Lanes {
         self.budget = budget;
     }
 
-    /// What was wrong with what was found at the start.
-    pub(crate) fn complaints(&self) -> Vec<String> {
+    /// What was wrong with the files since this was asked the last time.
+    pub(crate) fn take_complaints(&mut self) -> Vec<String> {
         let mut all = Vec::new();
-        for (lane, store) in self.each() {
-            all.extend(store.complaints.iter().map(|text| format!("{}: {text}", lane.name())));
+        for (lane, store) in Lane::ALL.into_iter().zip(&mut self.stores) {
+            all.extend(store.complaints.drain(..).map(|text| format!("{}: {text}", lane.name())));
         }
         all
+    }
+
+    /// The last record that was found at the start.
+    pub(crate) fn found_last(&self) -> Option<i64> {
+        self.stores.iter().filter_map(|store| store.found_last).max()
     }
 
     /// Numbers that the open blocks will have, and their bytes now.

@@ -7,7 +7,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
@@ -81,6 +81,8 @@ pub(crate) struct Store {
     extent: Extent,
     /// What was wrong with what was found at the start.
     pub(crate) complaints: Vec<String>,
+    /// The last record that was found at the start.
+    pub(crate) found_last: Option<i64>,
 }
 
 pub(crate) fn block_path(dir: &Path, number: u64) -> PathBuf {
@@ -101,6 +103,29 @@ pub(crate) fn numbers(dir: &Path) -> io::Result<Vec<u64>> {
     Ok(numbers)
 }
 
+/// The numbers of all logs.
+fn logs(dir: &Path) -> io::Result<impl Iterator<Item = u64> + use<>> {
+    let number = |entry: fs::DirEntry| entry.file_name().to_str()?.strip_suffix(".log")?.parse().ok();
+    Ok(fs::read_dir(dir)?.flatten().filter_map(number))
+}
+
+/// Numbers of blocks that are not there between the oldest one and the open one. The oldest are removed to stay within
+/// the budget, and never the newest.
+pub(crate) fn gaps(numbers: &[u64], open: Option<u64>) -> Vec<u64> {
+    /// Named one by one.
+    const MOST: usize = 100;
+    let mut gaps = Vec::new();
+    let mut next = numbers.first().copied().or(open.and_then(|open| open.checked_sub(1)));
+    for number in numbers.iter().copied().chain(open) {
+        while let Some(expected) = next.filter(|expected| *expected < number && gaps.len() < MOST) {
+            gaps.push(expected);
+            next = Some(expected + 1);
+        }
+        next = Some(number + 1);
+    }
+    gaps
+}
+
 /// The seal of a block, when it fits its bytes.
 fn checked_seal(bytes: &[u8]) -> Option<[u8; SEAL_BYTES]> {
     let (body, seal) = bytes.split_at_checked(bytes.len().checked_sub(SEAL_BYTES)?)?;
@@ -108,27 +133,25 @@ fn checked_seal(bytes: &[u8]) -> Option<[u8; SEAL_BYTES]> {
     (found == seal).then_some(found)
 }
 
-/// Checks all seals and that each block follows on the one before it.
+/// Checks all seals and that each block follows on the one before it, up to the one that is open.
 ///
 /// # Errors
 /// The first block that does not fit, and why.
-pub(crate) fn verify(dir: &Path) -> Result<u64, String> {
+pub(crate) fn verify(dir: &Path, open: Option<u64>) -> Result<u64, String> {
     let numbers = numbers(dir).map_err(|error| error.to_string())?;
-    let mut before: Option<(u64, [u8; SEAL_BYTES])> = None;
+    if let Some(number) = gaps(&numbers, open).first() {
+        return Err(format!("somebody removed block {number}"));
+    }
+    let mut before: Option<[u8; SEAL_BYTES]> = None;
     for number in &numbers {
         let name = format!("block {number}");
         let bytes = fs::read(block_path(dir, *number)).map_err(|error| format!("{name}: {error}"))?;
         let seal = checked_seal(&bytes).ok_or(format!("{name} is not as it was sealed"))?;
         let chain = bytes.len().checked_sub(2 * SEAL_BYTES).and_then(|at| bytes.get(at..at + SEAL_BYTES));
-        if let Some((before, seal_before)) = before {
-            if before + 1 != *number {
-                return Err(format!("there is nothing between block {before} and {name}"));
-            }
-            if chain != Some(&seal_before[..]) {
-                return Err(format!("{name} does not follow on the block before it"));
-            }
+        if before.is_some_and(|before| chain != Some(&before[..])) {
+            return Err(format!("{name} does not follow on the block before it"));
         }
-        before = Some((*number, seal));
+        before = Some(seal);
     }
     Ok(numbers.len() as u64)
 }
@@ -141,6 +164,7 @@ impl Store {
         let numbers = numbers(dir)?;
         let mut seal = [0; SEAL_BYTES];
         let mut number = 0;
+        let logs: Vec<u64> = logs(dir)?.collect();
         if let Some(last) = numbers.last() {
             number = last + 1;
             match fs::read(block_path(dir, *last)).map(|bytes| checked_seal(&bytes)) {
@@ -149,6 +173,16 @@ impl Store {
                 Err(error) => complaints.push(format!("block {last} of the history cannot be read: {error}")),
             }
         }
+        // The newest log says how many blocks there were. One more is not there yet when the power fails between a new
+        // log and its block.
+        let newest = logs.iter().copied().max().unwrap_or(0);
+        let has_records = |of: u64| fs::metadata(log_path(dir, of)).is_ok_and(|found| found.len() > 0);
+        if newest > number && has_records(newest) && !has_records(number) {
+            number = newest;
+        }
+        for gap in gaps(&numbers, Some(number)) {
+            complaints.push(format!("somebody removed block {gap} of the history"));
+        }
         let mut extent = Extent::default();
         for number in &numbers {
             let path = block_path(dir, *number);
@@ -156,21 +190,19 @@ impl Store {
             extent.blocks += 1;
         }
         extent.from = numbers.first().and_then(|number| first_of(dir, *number));
-        extent.removed = numbers.first().is_some_and(|number| *number > 0);
+        extent.removed = numbers.first().copied().unwrap_or(number) > 0;
+        let last = numbers.last().and_then(|number| range_of(dir, *number)).map(|(_, last)| last);
         let (open, damaged) = replay(&log_path(dir, number));
         if damaged {
             complaints.push("the end of the history's log was cut short; what was whole is kept".to_owned());
         }
         // What is left of blocks that were sealed.
-        for entry in fs::read_dir(dir)?.flatten() {
-            let name = entry.file_name();
-            let of = name.to_str().and_then(|name| name.strip_suffix(".log")?.parse::<u64>().ok());
-            if of.is_some_and(|of| of != number) {
-                durable::remove(&entry.path())?;
-            }
+        for of in logs.into_iter().filter(|of| *of != number) {
+            durable::remove(&log_path(dir, of))?;
         }
         let mut store = Self {
             dir: dir.to_owned(),
+            found_last: last.max(open.last()),
             open,
             chunk: Builder::default(),
             log: open_log(&log_path(dir, number), false)?,
@@ -237,7 +269,15 @@ impl Store {
     /// Writes what came since the last time, and seals the block when it is full or old; whether it did.
     pub(crate) fn flush(&mut self, now: i64) -> io::Result<bool> {
         if self.chunk.rows() > 0 {
-            let chunk = self.chunk.encode([0; SEAL_BYTES], false);
+            // What somebody removed is written again: it would be gone with this process.
+            let is_removed = self.log.metadata()?.nlink() == 0;
+            if is_removed {
+                durable::make_directory(&self.dir)?;
+                self.log = open_log(&log_path(&self.dir, self.number), true)?;
+                self.complaints.push(format!("somebody removed the log {} of the history", self.number));
+            }
+            let unwritten = if is_removed { &self.open } else { &self.chunk };
+            let chunk = unwritten.encode([0; SEAL_BYTES], false);
             self.append(&chunk)?;
             self.chunk = Builder::default();
         }

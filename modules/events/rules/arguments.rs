@@ -1,6 +1,7 @@
 //! What arguments mean, however they are spelled: options, modes, files, and the name of the program that they are for.
 
 use super::facts::name_of;
+use crate::record::Run;
 
 /// Programs that are many in one file, and loaders that run another one.
 const MANY_IN_ONE: [&[u8]; 4] = [b"busybox", b"toybox", b"coreutils", b"kmod"];
@@ -27,7 +28,7 @@ const MOST_IN_ONE: usize = 6;
 const SHORTEST_LONG: usize = 5;
 
 /// The part of a program that is many in one which these arguments ask for.
-pub(super) fn applet<'a>(program: &[u8], mut arguments: impl Iterator<Item = &'a [u8]>) -> Option<&'a [u8]> {
+pub(crate) fn applet<'a>(program: &[u8], mut arguments: impl Iterator<Item = &'a [u8]>) -> Option<&'a [u8]> {
     let is_many =
         |name: &[u8]| MANY_IN_ONE.contains(&name) || MANY_IN_ONE_BEGIN.iter().any(|it| name.starts_with(it));
     if !is_many(program) {
@@ -43,6 +44,84 @@ pub(super) fn applet<'a>(program: &[u8], mut arguments: impl Iterator<Item = &'a
         Some(name) => Some(name),
         None => (!argument.starts_with(b"-")).then(|| name_of(argument)),
     })
+}
+
+/// Programs that run what their first argument names.
+const INTERPRETERS: [&[u8]; 18] = [
+    b"sh", b"bash", b"dash", b"ash", b"zsh", b"ksh", b"mksh", b"fish", b"tcsh", b"csh", b"python", b"perl",
+    b"ruby", b"php", b"lua", b"node", b"nodejs", b"tclsh",
+];
+
+/// How many of them are shells.
+const SHELLS: usize = 10;
+
+/// Options of them behind which the program itself stands, or its module.
+const INLINE: [&[u8]; 7] = [b"-c", b"-e", b"-r", b"-m", b"-E", b"--eval", b"--command"];
+
+/// Whether a program's name is that of an interpreter, with or without a version.
+pub(super) fn is_interpreter(name: &[u8]) -> bool {
+    let version = name.iter().rposition(|byte| !(byte.is_ascii_digit() || *byte == b'.'));
+    version.is_some_and(|last| INTERPRETERS.contains(&&name[..=last]))
+}
+
+pub(super) fn is_shell(name: &[u8]) -> bool {
+    INTERPRETERS[..SHELLS].contains(&name)
+}
+
+/// Where an interpreter takes its program from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Program<'a> {
+    /// From its arguments.
+    Inline,
+    File(&'a [u8]),
+    /// From standard input.
+    Input,
+}
+
+/// What an interpreter of this name runs. Options that take a value are not all known: it may be taken for a file.
+pub(super) fn interpreted<'a>(name: &[u8], mut arguments: impl Iterator<Item = &'a [u8]>) -> Program<'a> {
+    let is_shell = is_shell(name);
+    while let Some(argument) = arguments.next() {
+        match argument {
+            b"-" => return Program::Input,
+            b"--" => return arguments.next().map_or(Program::Input, Program::File),
+            b"-o" | b"-O" | b"+o" | b"+O" if is_shell => drop(arguments.next()),
+            b"--rcfile" | b"--init-file" | b"-W" | b"-X" => drop(arguments.next()),
+            b"/dev/stdin" | b"/dev/fd/0" | b"/proc/self/fd/0" => return Program::Input,
+            option if INLINE.contains(&option) => return Program::Inline,
+            option if option.starts_with(b"--") => {}
+            option if option.starts_with(b"-") || option.starts_with(b"+") => {
+                let letters = &option[1..];
+                // A letter of several, as in `bash -lc` and `perl -ne`.
+                let inline: &[u8] = if is_shell { b"c" } else { b"cemr" };
+                if letters.iter().take(MOST_IN_ONE).any(|letter| inline.contains(letter)) {
+                    return Program::Inline;
+                }
+                if is_shell && letters.contains(&b's') {
+                    return Program::Input;
+                }
+            }
+            file => return Program::File(file),
+        }
+    }
+    Program::Input
+}
+
+/// The script that an interpreter was told to run, by its place.
+pub(crate) fn script_of(run: &Run) -> Option<Vec<u8>> {
+    let name = name_of(&run.program.path);
+    let applet = applet(name, run.arguments.iter());
+    let name = applet.unwrap_or(name);
+    if !is_interpreter(name) {
+        return None;
+    }
+    // `busybox sh x`: the script is behind the applet.
+    let is_behind = run.arguments.iter().next().map(name_of).is_some_and(|called| !called.ends_with(name));
+    let skipped = 1 + usize::from(applet.is_some() && is_behind);
+    match interpreted(name, run.arguments.iter().skip(skipped)) {
+        Program::File(path) if run.cwd.starts_with(b"/") => Some(absolute(&run.cwd, path)),
+        _ => None,
+    }
 }
 
 /// Calls `with` for each option and its value, as far as there may be one: `-x1`, `-x=1`, `-x 1`, `--long=1`, `--long
@@ -135,7 +214,7 @@ pub(super) fn set_id_bits(mode: &[u8]) -> u32 {
 }
 
 /// A path without `.`, `..` and empty parts, from this directory on.
-pub(super) fn absolute(directory: &[u8], path: &[u8]) -> Vec<u8> {
+pub(crate) fn absolute(directory: &[u8], path: &[u8]) -> Vec<u8> {
     let mut parts: Vec<&[u8]> = Vec::new();
     let from = if path.starts_with(b"/") { &[][..] } else { directory };
     for part in from.split(|byte| *byte == b'/').chain(path.split(|byte| *byte == b'/')) {

@@ -1,5 +1,6 @@
 //! What is known of one record when rules are asked about it.
 
+use std::hash::{Hash as _, Hasher as _};
 use std::net::IpAddr;
 
 use vigie_kernel_events::Account;
@@ -50,14 +51,6 @@ impl<'a> Facts<'a> {
         self.record.what.kind()
     }
 
-    pub(crate) fn time(&self) -> i64 {
-        self.record.time
-    }
-
-    pub(crate) fn key(&self) -> Key {
-        self.record.who
-    }
-
     fn run(&self) -> Option<&'a Run> {
         match &self.record.what {
             What::Exec(run) => Some(run),
@@ -101,6 +94,19 @@ impl<'a> Facts<'a> {
 
     pub(crate) fn uid(&self) -> u32 {
         self.rights().map_or(u32::MAX, |rights| rights.uid)
+    }
+
+    /// What is counted together: one process. A child that runs no program of its own is counted with its like, or
+    /// whoever makes one for each would never be counted.
+    pub(crate) fn counted(&self) -> Key {
+        match self.process {
+            Some(process) => process.key,
+            None => {
+                let mut hash = std::hash::DefaultHasher::new();
+                (self.program_path(), self.uid()).hash(&mut hash);
+                Key { pid: 0, start: hash.finish() }
+            }
+        }
     }
 
     /// What a connection is counted by: address and port.
@@ -211,6 +217,14 @@ impl<'a> Facts<'a> {
                 let connected = self.ancestors().next()?.connected?;
                 (self.record.time - connected) / 1_000_000
             }
+            Field::ParentDownloaded => {
+                let downloaded = self.ancestors().next()?.downloaded?;
+                (self.record.time - downloaded) / 1_000_000
+            }
+            Field::Signal => match self.record.what {
+                What::Exit { status, .. } => i64::from(vigie_kernel_events::ExitStatus(status).signal()?),
+                _ => return None,
+            },
             Field::Uid => i64::from(self.rights()?.uid),
             Field::Euid => i64::from(self.rights()?.euid),
             Field::RemotePort => i64::from(self.socket()?.remote_port),
@@ -228,18 +242,19 @@ impl<'a> Facts<'a> {
     }
 
     /// Whether one of the patterns fits the field; of a field that has several values, one of these. What is not
-    /// known fits nothing.
-    pub(crate) fn any(&self, field: Field, patterns: &[Pattern]) -> bool {
+    /// known fits nothing. A program that `excuses` by its name must be one that not everybody can make.
+    pub(crate) fn any(&self, field: Field, patterns: &[Pattern], excuses: bool) -> bool {
         if let Some(number) = self.number(field) {
             return patterns.iter().any(|pattern| pattern.fits_number(number));
         }
+        let counts = |program: &Program, rights: &Rights| !excuses || can_excuse(program, rights);
         let address = |address: IpAddr| patterns.iter().any(|pattern| pattern.fits_address(address));
         let text = |text: &[u8]| patterns.iter().any(|pattern| pattern.fits_text(text));
         let path = |process: Option<&Process>| process.is_some_and(|process| text(&process.program.path));
         let name = |process: Option<&Process>| {
             process.is_some_and(|process| {
                 let name = name_of(&process.program.path);
-                text(name)
+                counts(&process.program, &process.rights) && text(name)
                     || arguments::applet(name, process.command.split(|byte| *byte == b' ')).is_some_and(text)
             })
         };
@@ -252,10 +267,14 @@ impl<'a> Facts<'a> {
                 own != 0 && text(if own == self.host[number] { b"host" } else { b"other" })
             })
         };
-        let joined = || self.process.map(|process| self.table.joined(process)).unwrap_or((None, None));
+        let from = || self.process.into_iter().flat_map(|process| self.table.writers(process));
+        let to = || self.process.into_iter().flat_map(|process| self.table.readers(process));
+        let truth = |is: bool| text(is.to_string().as_bytes());
         match field {
             Field::ExePath => self.program().is_some_and(|program| text(&program.path)),
-            Field::ExeName => self.program().is_some() && text(self.name) || self.applet.is_some_and(text),
+            Field::ExeName => self.program().zip(self.rights()).is_some_and(|(program, rights)| {
+                counts(program, rights) && text(self.name) || self.applet.is_some_and(text)
+            }),
             Field::ExeReplaced => text(self.is_replaced().to_string().as_bytes()),
             Field::ExeMode => self.program().is_some_and(|program| {
                 let mode = program.file.mode;
@@ -280,7 +299,15 @@ impl<'a> Facts<'a> {
                 .arguments()
                 .into_iter()
                 .any(|argument| text(argument) || argument.split(|byte| b",=:".contains(byte)).any(text)),
-            Field::Script => self.script().is_some_and(text),
+            Field::Script => self.script().is_some_and(|script| {
+                text(script) || self.run().is_some_and(|run| text(&arguments::absolute(&run.cwd, script)))
+            }),
+            Field::ReadsProgram => self.run().is_some_and(|run| truth(reads_program(run))),
+            Field::RunsOutput => self
+                .arguments()
+                .into_iter()
+                .filter(|argument| argument.contains(&b' '))
+                .any(|argument| super::shell_text::outputs_run(argument).into_iter().any(text)),
             Field::ScriptFile => self.run().is_some_and(|run| run.script_file.as_deref().is_some_and(text)),
             Field::NewMode => text(b"setuid") && self.sets(0o4000) || text(b"setgid") && self.sets(0o2000),
             Field::SessionLeader => self
@@ -295,7 +322,9 @@ impl<'a> Facts<'a> {
                 })
             }),
             Field::Login => match self.rights() {
-                Some(Rights { login_uid: Some(uid), .. }) => text(uid.to_string().as_bytes()),
+                Some(Rights { login_uid: Some(uid), .. }) => {
+                    patterns.iter().any(|pattern| pattern.fits_number(i64::from(*uid)))
+                }
                 Some(_) => text(b"unset"),
                 None => false,
             },
@@ -307,10 +336,12 @@ impl<'a> Facts<'a> {
             Field::ParentCommand => command(self.ancestors().next()),
             Field::AncestorPath => self.ancestors().any(|process| path(Some(process))),
             Field::AncestorName => self.ancestors().any(|process| name(Some(process))),
-            Field::FromName => name(joined().0),
-            Field::FromCommand => command(joined().0),
-            Field::ToName => name(joined().1),
-            Field::ToCommand => command(joined().1),
+            Field::FromName => from().any(|process| name(Some(process))),
+            Field::FromCommand => from().any(|process| command(Some(process))),
+            Field::ToName => to().any(|process| name(Some(process))),
+            Field::ToCommand => to().any(|process| command(Some(process))),
+            Field::ToReadsProgram => to().any(|process| truth(reads_its_program(process))),
+            Field::AncestorCommand => self.ancestors().any(|process| command(Some(process))),
             Field::MountNamespace => namespace(0),
             Field::PidNamespace => namespace(1),
             Field::NetNamespace => namespace(2),
@@ -326,7 +357,7 @@ impl<'a> Facts<'a> {
             }
             Field::TracerName => name(self.tracer()),
             Field::TracerLogin => self.tracer().is_some_and(|tracer| match tracer.rights.login_uid {
-                Some(uid) => text(uid.to_string().as_bytes()),
+                Some(uid) => patterns.iter().any(|pattern| pattern.fits_number(i64::from(uid))),
                 None => text(b"unset"),
             }),
             Field::User => self.session().is_some_and(|session| text(&session.user)),
@@ -334,6 +365,41 @@ impl<'a> Facts<'a> {
             _ => false,
         }
     }
+}
+
+/// Whether a program's name says what it is: nobody but root, or a person in his own directory, has put it there. A user
+/// who calls a shell `make` must not be excused.
+fn can_excuse(program: &Program, rights: &Rights) -> bool {
+    const WRITABLE: [&[u8]; 4] = [b"/tmp/", b"/var/tmp/", b"/dev/", b"/run/user/"];
+    const FIRST_PERSON: u32 = 1000;
+    program.path.starts_with(b"/")
+        && !WRITABLE.iter().any(|directory| program.path.starts_with(directory))
+        && (program.file.owner == 0 || rights.uid >= FIRST_PERSON)
+}
+
+/// Whether an interpreter takes its program from a pipe: as its input, or as with `bash <(…)`.
+fn reads_program(run: &Run) -> bool {
+    let name = name_of(&run.program.path);
+    let name = arguments::applet(name, run.arguments.iter()).unwrap_or(name);
+    let is_input = || {
+        arguments::interpreted(name, run.arguments.iter().skip(1)) == arguments::Program::Input
+            && standard_kind(run.standard[0]) == b"pipe"
+    };
+    arguments::is_interpreter(name)
+        && (run.script_file.as_ref().is_some_and(|file| file.starts_with(b"pipe:")) || is_input())
+}
+
+/// The same of a process, by what is remembered of its command.
+fn reads_its_program(process: &Process) -> bool {
+    let words = || process.command.split(|byte| *byte == b' ');
+    let name = name_of(&process.program.path);
+    let name = arguments::applet(name, words()).unwrap_or(name);
+    arguments::is_interpreter(name)
+        && match arguments::interpreted(name, words().skip(1)) {
+            arguments::Program::Input => true,
+            arguments::Program::File(path) => path.starts_with(b"/dev/fd/"),
+            arguments::Program::Inline => false,
+        }
 }
 
 /// A word for an outcome.

@@ -34,6 +34,10 @@ pub(crate) enum Field {
     /// `setuid` or `setgid`, where an argument is a mode that sets it.
     NewMode,
     Command,
+    /// An interpreter that takes its program from a pipe.
+    ReadsProgram,
+    /// Names of commands whose output a shell's text runs.
+    RunsOutput,
     /// `NAME=value` of the few variables that are looked at.
     Env,
     Uid,
@@ -48,16 +52,22 @@ pub(crate) enum Field {
     ParentCommand,
     /// Seconds since it last asked a peer for a connection.
     ParentConnected,
+    /// Seconds since it, or what it called for that, last ran a tool that downloads.
+    ParentDownloaded,
     /// Whether it leads its session, as what a new terminal was made for.
     SessionLeader,
     AncestorPath,
     AncestorName,
+    AncestorCommand,
     /// What writes into standard input.
     FromName,
     FromCommand,
     /// What reads standard output.
     ToName,
     ToCommand,
+    ToReadsProgram,
+    /// The signal that ended it.
+    Signal,
     /// `host` or `other`.
     UserNamespace,
     MountNamespace,
@@ -99,6 +109,8 @@ const NAMES: &[(&str, Field)] = &[
     ("script_file", Field::ScriptFile),
     ("new.mode", Field::NewMode),
     ("command", Field::Command),
+    ("reads_program", Field::ReadsProgram),
+    ("runs_output", Field::RunsOutput),
     ("env", Field::Env),
     ("uid", Field::Uid),
     ("euid", Field::Euid),
@@ -110,13 +122,17 @@ const NAMES: &[(&str, Field)] = &[
     ("parent.name", Field::ParentName),
     ("parent.command", Field::ParentCommand),
     ("parent.connected", Field::ParentConnected),
+    ("parent.downloaded", Field::ParentDownloaded),
     ("session_leader", Field::SessionLeader),
     ("ancestor.path", Field::AncestorPath),
     ("ancestor.name", Field::AncestorName),
+    ("ancestor.command", Field::AncestorCommand),
     ("from.name", Field::FromName),
     ("from.command", Field::FromCommand),
     ("to.name", Field::ToName),
     ("to.command", Field::ToCommand),
+    ("to.reads_program", Field::ToReadsProgram),
+    ("signal", Field::Signal),
     ("namespace.user", Field::UserNamespace),
     ("namespace.mount", Field::MountNamespace),
     ("namespace.pid", Field::PidNamespace),
@@ -149,6 +165,8 @@ impl Field {
                 | Self::ExeOwner
                 | Self::ArgumentCount
                 | Self::ParentConnected
+                | Self::ParentDownloaded
+                | Self::Signal
                 | Self::Uid
                 | Self::Euid
                 | Self::RemotePort
@@ -165,10 +183,10 @@ impl Field {
             _ if self.is_number() => 0,
             Self::Remote | Self::Local | Self::ExePath | Self::Called => 1,
             Self::ParentName | Self::ParentPath | Self::FromName | Self::ToName => 2,
-            Self::AncestorName | Self::AncestorPath => 4,
+            Self::AncestorName | Self::AncestorPath | Self::AncestorCommand => 4,
             Self::Command | Self::Argument | Self::Option | Self::NewMode => 5,
             // They copy, and one reads a link.
-            Self::File | Self::Part | Self::ScriptFile => 6,
+            Self::File | Self::Part | Self::Script | Self::ScriptFile | Self::RunsOutput => 6,
             _ => 3,
         }
     }
@@ -194,6 +212,11 @@ impl Pattern {
             return number(text).ok_or(format!(
                 "{text:?} is not a number, optionally after <, <=, > or >=, or a range such as 1..999"
             ));
+        }
+        if matches!(field, Field::Login | Field::TracerLogin)
+            && let Some(range) = number(text)
+        {
+            return Ok(range);
         }
         if matches!(field, Field::Remote | Field::Local) {
             return network(text).ok_or(format!("{text:?} is not a network"));
@@ -270,7 +293,13 @@ pub(crate) fn parse_network(text: &str) -> Option<(IpAddr, u8)> {
         Some(bits) => bits.parse().ok().filter(|bits| *bits <= most)?,
         None => most,
     };
-    Some((address, bits))
+    // Addresses of sockets that take both kinds are recorded as those of the older one.
+    Some(match address {
+        IpAddr::V6(six) if bits >= 96 && six.to_ipv4_mapped().is_some() => {
+            (address.to_canonical(), bits - 96)
+        }
+        _ => (address, bits),
+    })
 }
 
 /// Whether a network has an address; of the other family it has none.

