@@ -150,6 +150,12 @@ pub(crate) enum SpawnError {
     /// The system does not start a process.
     #[error("cannot start a process")]
     Start(#[source] std::io::Error),
+    /// A former life of the module is still there, and a second copy must not be started beside it.
+    #[error("process {pid} of an earlier life was killed but does not end; it may wait for a disk")]
+    NotGone {
+        /// One of its processes.
+        pid: i32,
+    },
     /// A disk or the user database does not answer.
     #[error("{what} does not respond")]
     NoAnswer {
@@ -166,7 +172,7 @@ impl SpawnError {
             Self::Start(source) | Self::NoProgram { source, .. } | Self::Directory { source, .. } => {
                 descriptors::is_shortage(source)
             }
-            Self::NoAnswer { .. } => true,
+            Self::NotGone { .. } | Self::NoAnswer { .. } => true,
             Self::UnsafeProgram { .. } | Self::UnknownUser { .. } => false,
         }
     }
@@ -354,7 +360,18 @@ impl Spawner for ProcessSpawner {
         spec: &ModuleSpec,
         incarnation: Incarnation,
     ) -> Pin<Box<dyn Future<Output = Result<Group, SpawnError>>>> {
-        Box::pin(self.prepare_section(&spec.section, &incarnation.0.to_string()))
+        let left = self.containment.left_of(spec.section.name.as_str());
+        let preparing = self.prepare_section(&spec.section, &incarnation.0.to_string());
+        Box::pin(async move {
+            if !left.is_empty() {
+                let looking = work_threads::run(Lane::Kill, move || {
+                    let still_there = left.iter().find_map(|group| containment::kill_and_look(group));
+                    still_there.map_or(Ok(()), |pid| Err(SpawnError::NotGone { pid }))
+                });
+                answered(looking, "the kernel's control groups").await??;
+            }
+            preparing.await
+        })
     }
 
     fn spawn(

@@ -28,6 +28,7 @@
 
 mod hierarchy;
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -63,6 +64,15 @@ struct Tree {
     shared: Vec<Controller>,
     /// The others, with `vigie-RUN-DIRECTORY` in version 1.
     legacy: Vec<(Controller, PathBuf)>,
+    /// Lives of an earlier agent's modules that no kill ended.
+    left: Vec<PathBuf>,
+}
+
+impl Tree {
+    fn roots(&self) -> Vec<PathBuf> {
+        let unified = self.unified.iter().map(|root| root.join("modules"));
+        unified.chain(self.legacy.iter().map(|(_, root)| root.clone())).collect()
+    }
 }
 
 impl Containment {
@@ -92,14 +102,15 @@ impl Containment {
                 }
             }
         }
+        let lives = tree.roots().into_iter().filter_map(|root| fs::read_dir(root).ok()).flatten().flatten();
+        tree.left = lives.map(|life| life.path()).filter(|life| life.is_dir() && !is_empty(life)).collect();
         Self { tree: Arc::new(tree) }
     }
 
     /// The directories that hold the modules' cgroups. To kill all of them is to kill all modules.
     #[must_use]
     pub fn roots(&self) -> Vec<PathBuf> {
-        let unified = self.tree.unified.iter().map(|root| root.join("modules"));
-        unified.chain(self.tree.legacy.iter().map(|(_, root)| root.clone())).collect()
+        self.tree.roots()
     }
 
     /// Whether modules run in cgroups.
@@ -147,6 +158,15 @@ impl Containment {
         group
     }
 
+    /// The cgroups of a module that an earlier agent left and no kill emptied when this one started.
+    pub(crate) fn left_of(&self, module: &str) -> Vec<PathBuf> {
+        let is_of_module = |life: &&PathBuf| {
+            let name = life.file_name().and_then(OsStr::to_str).and_then(|name| name.rsplit_once('.'));
+            name.is_some_and(|(name, _)| name == module)
+        };
+        self.tree.left.iter().filter(is_of_module).cloned().collect()
+    }
+
     /// Removes the modules' cgroups when the agent stops, and leaves the agent's own. Blocking.
     pub fn remove(&self) {
         remove(&self.roots());
@@ -186,7 +206,8 @@ fn share_out(own: &Path, name: &str) -> io::Result<Vec<Controller>> {
     let root = own.join(name);
     kill_guards(&root.join("agent"));
     if root.join("modules").exists() {
-        kill_tree(&root.join("modules"))?;
+        // What no kill ends keeps its module from being started, and nothing else.
+        kill_tree(&root.join("modules")).ok();
     }
     make(&root)?;
     make(&root.join("agent"))?;
@@ -223,8 +244,11 @@ fn kill_guards(agents: &Path) {
 /// Makes a cgroup.
 fn make(directory: &Path) -> io::Result<()> {
     match fs::create_dir(directory) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-        _ => {}
+        // What was killed there may have been kept from starting anything, see [`kill`].
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            fs::write(directory.join("pids.max"), "max").ok();
+        }
+        made => made?,
     }
     // Something else may be mounted over the hierarchy, and files written there would limit nobody.
     if directory.join("cgroup.procs").exists() {
@@ -422,6 +446,13 @@ pub fn kill_sessions(is_ours: impl Fn(i32) -> bool, spared: i32) {
             rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL).ok();
         }
     }
+}
+
+/// Kills what is in a cgroup and below without waiting for it to end, and gives a process that is still there.
+/// Blocking, microseconds.
+pub(crate) fn kill_and_look(group: &Path) -> Option<i32> {
+    kill(group).ok();
+    groups_in(group).find_map(|group| members(&group).ok()?.first().copied())
 }
 
 /// Whether any process is in a cgroup or below; a cgroup that is gone is empty.

@@ -39,7 +39,7 @@ impl Supervisor {
             }
             Sequel::WaitsForResources { delay, first } => {
                 if first {
-                    error!(self.log, "no module can be started at present; retrying every second";
+                    error!(self.log, "module cannot be started at present; retrying every second";
                         "module" => %name, "reason" => %reason);
                 }
                 self.start_later(name, delay, false, ctx);

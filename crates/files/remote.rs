@@ -10,6 +10,7 @@
 //! one finds a new process. It is killed with the agent: what it waited to write is then not written when the disk
 //! wakes, beside the work of the next agent.
 
+use std::error::Error;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
@@ -27,12 +28,23 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
 use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::{SigSet, Signal};
-use nix::unistd::getppid;
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::unistd::{Pid, getppid};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, recvmsg, sendmsg,
 };
+
+/// How long the process may take before it is told to go on, in case somebody stopped it.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Times that [`despite_kills`] begins anew.
+const MORE_ATTEMPTS: u32 = 20;
+
+/// The process was killed: whether the change was made is not known, as after a failed write.
+#[derive(Debug, thiserror::Error)]
+#[error("the process that writes files ended: {0}")]
+struct WriterEnded(io::Error);
 
 /// The command that runs the process; its argument is the agent's process id.
 pub const COMMAND: &str = "write-files";
@@ -126,6 +138,34 @@ pub fn install(program: &Path, known_file: &Path) -> io::Result<()> {
     REMOTE.set(Mutex::new(remote)).map_err(|_| io::Error::other("it is installed already"))
 }
 
+/// Does `work` again when the process was killed meanwhile, for work that finds out itself how far it came, as after
+/// a crash. Whoever kills the process forever has `work` fail.
+///
+/// # Errors
+/// Those of `work`.
+pub fn despite_kills<T, E: Error + 'static>(mut work: impl FnMut() -> Result<T, E>) -> Result<T, E> {
+    let mut done = work();
+    for _ in 0..MORE_ATTEMPTS {
+        match &done {
+            Err(error) if is_killed(error) => done = work(),
+            _ => break,
+        }
+    }
+    done
+}
+
+fn is_killed(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        if inner.is_some_and(|inner| inner.is::<WriterEnded>()) {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
 /// How long the order under way has been waiting for its file system.
 #[must_use]
 pub fn busy_for() -> Option<Duration> {
@@ -171,6 +211,8 @@ pub(crate) fn change(order: Order<'_>) -> io::Result<()> {
 impl Remote {
     fn start(&mut self) -> io::Result<()> {
         let (ours, theirs) = UnixStream::pair()?;
+        ours.set_read_timeout(Some(PATIENCE))?;
+        ours.set_write_timeout(Some(PATIENCE))?;
         let child = Command::new(&self.program)
             .arg0("vigie")
             .arg(COMMAND)
@@ -190,34 +232,70 @@ impl Remote {
         if self.running.is_none() {
             self.start()?;
         }
-        let Some((socket, _)) = &mut self.running else { return Err(io::ErrorKind::NotConnected.into()) };
-        match exchange(socket, order) {
+        let Some((socket, child)) = &self.running else { return Err(io::ErrorKind::NotConnected.into()) };
+        let mut link = Link { socket, process: Pid::from_raw(child.id().cast_signed()) };
+        match exchange(&mut link, order) {
             Ok(0) => Ok(()),
             Ok(code) => Err(io::Error::from_raw_os_error(code)),
             Err(error) => {
-                // It was killed: whether the change was made is not known, as after a failed write.
                 if let Some((_, mut child)) = self.running.take() {
                     child.kill().ok();
                     child.wait().ok();
                 }
-                Err(io::Error::new(error.kind(), format!("the process that writes files ended: {error}")))
+                Err(io::Error::new(error.kind(), WriterEnded(error)))
             }
         }
     }
 }
 
-fn exchange(socket: &mut UnixStream, order: Order<'_>) -> io::Result<i32> {
+/// The socket to the process, which is continued when it takes long: a stopped one looks like a disk that hangs.
+struct Link<'a> {
+    socket: &'a UnixStream,
+    process: Pid,
+}
+
+impl Link<'_> {
+    fn patiently(&self, mut transfer: impl FnMut(&UnixStream) -> io::Result<usize>) -> io::Result<usize> {
+        loop {
+            match transfer(self.socket) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    // It has not been waited for, so the number is its own.
+                    kill(self.process, Signal::SIGCONT).ok();
+                }
+                done => return done,
+            }
+        }
+    }
+}
+
+impl Read for Link<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.patiently(|mut socket| socket.read(buffer))
+    }
+}
+
+impl Write for Link<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.patiently(|mut socket| socket.write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn exchange(link: &mut Link<'_>, order: Order<'_>) -> io::Result<i32> {
     let (file, number, first, second) = order.parts();
     let mut head = [0; HEAD_BYTES];
     head[0] = order.kind();
     head[1..9].copy_from_slice(&number.to_le_bytes());
     head[9..13].copy_from_slice(&length(first)?.to_le_bytes());
     head[13..].copy_from_slice(&length(second)?.to_le_bytes());
-    send_head(socket, &head, file)?;
-    socket.write_all(first)?;
-    socket.write_all(second)?;
+    send_head(link.socket, &head, file)?;
+    link.write_all(first)?;
+    link.write_all(second)?;
     let mut code = [0; 4];
-    socket.read_exact(&mut code)?;
+    link.read_exact(&mut code)?;
     Ok(i32::from_le_bytes(code))
 }
 
@@ -334,8 +412,8 @@ mod tests {
     fn every_kind_of_change_is_made_by_the_other_side_and_failures_come_back() {
         let directory = tempfile::tempdir().unwrap();
         let (one, two) = (directory.path().join("a/b/one"), directory.path().join("a/b/two"));
-        let mut socket = server();
-        let mut order = |order: Order<'_>| exchange(&mut socket, order).unwrap();
+        let mut link = Link { socket: &server(), process: nix::unistd::getpid() };
+        let mut order = |order: Order<'_>| exchange(&mut link, order).unwrap();
 
         assert_eq!(order(Order::Create(&one)), Errno::ENOENT as i32);
         assert_eq!(order(Order::MakeDirectory(one.parent().unwrap())), 0);

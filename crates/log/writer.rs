@@ -19,10 +19,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, recv, send, setsockopt, shutdown, socketpair, sockopt,
 };
+use nix::unistd::Pid;
 use tokio::time::Instant;
 
 use super::sink::{WriteFailed, first_line, is_readable, whole_lines_within};
@@ -41,6 +42,9 @@ const SOCKET_BYTES: usize = 4 << 20;
 
 /// How long a writer may take to open its file before it counts as hanging.
 const OPEN_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Writers that are started in place of killed ones while the file is being opened.
+const MORE_ATTEMPTS: u32 = 20;
 
 /// Pause before a writer that ended is started again.
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
@@ -112,6 +116,7 @@ impl Writer {
     /// Waits for the file to be open; gives the reason when it cannot be.
     fn wait_opened(&mut self) -> Option<String> {
         let deadline = Instant::now() + OPEN_PATIENCE;
+        let mut more_attempts = MORE_ATTEMPTS;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -120,7 +125,15 @@ impl Writer {
             }
             if !is_readable(self.socket.as_fd(), left.min(Duration::from_millis(50))) {
                 if matches!(self.child.try_wait(), Ok(Some(_))) {
-                    return Some("the process that writes the log ended".to_owned());
+                    // One that refuses says so; this one was killed.
+                    if more_attempts == 0 {
+                        return Some("the process that writes the log ended".to_owned());
+                    }
+                    more_attempts -= 1;
+                    match spawn(&self.program, &self.section, &self.far_end) {
+                        Ok(child) => self.child = child,
+                        Err(error) => return Some(error.to_string()),
+                    }
                 }
                 continue;
             }
@@ -227,6 +240,10 @@ impl Writer {
         // A full socket is an answer as well.
         if self.send(&packet).is_ok() {
             self.asked = number;
+        }
+        // A stopped writer looks like a disk that hangs.
+        if self.waiting_since.is_some() && matches!(self.child.try_wait(), Ok(None)) {
+            kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGCONT).ok();
         }
         self.waiting_since.get_or_insert_with(Instant::now);
     }

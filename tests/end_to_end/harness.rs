@@ -150,11 +150,16 @@ impl Host {
     /// The same, through a command that changes what the agent's process has, such as `prlimit`.
     pub(crate) fn start_by(&self, command: &[&str]) -> Agent<'_> {
         let mut agent = self.launch_by(command);
+        self.wait_answers(&mut agent);
+        agent
+    }
+
+    /// Waits until an agent that was launched answers.
+    pub(crate) fn wait_answers(&self, agent: &mut Agent<'_>) {
         wait_until("the agent answers", || {
             agent.assert_runs();
             self.try_ask(&json!({"status": {}}))
         });
-        agent
     }
 
     /// Starts the agent and waits for nothing.

@@ -197,6 +197,39 @@ fn a_module_that_no_kill_ends_because_its_disk_hangs_is_a_condition_and_comes_ba
 }
 
 #[test]
+fn a_module_that_outlives_its_killed_agent_has_no_second_copy_beside_the_next_agent() {
+    let host = Host::new(&IMPATIENT, "");
+    let Some(disk) = Disk::mount(&host, "data") else {
+        return vigie_skipped::skipped("no file system can be mounted here");
+    };
+    let file = host.path("data/file");
+    let both = persistent("writes.py", &[file.to_str().unwrap()]) + &persistent("echo.py", &[]);
+    host.configure(&IMPATIENT, &both);
+    let inside = disk.inside();
+    let agent = host.start_by(&words(&inside));
+    let first = host.wait_running("writes")["pid"].clone();
+    wait_until("the module writes", || (!disk.read("file").is_empty()).then_some(()));
+    if host.status()["containment"] == "launcher" {
+        return vigie_skipped::skipped("no cgroup is writable here");
+    }
+
+    disk.freeze();
+    wait_until("the module waits for the disk", || is_uninterruptible(&first).then_some(()));
+    agent.kill();
+    let agent = host.start_by(&words(&inside));
+    host.wait_ready("echo");
+    let module = host.wait_for("writes", |module| module["last_exit"].is_string());
+    let why = format!("process {first} of an earlier life");
+    assert!(module["last_exit"].as_str().unwrap().contains(&why), "{module}");
+    assert_eq!(module["pid"], Value::Null);
+    assert!(is_uninterruptible(&first));
+
+    disk.thaw();
+    host.wait_running("writes");
+    assert_eq!(agent.stop(), Some(0));
+}
+
+#[test]
 fn a_module_that_no_kill_ends_has_no_second_copy_without_a_cgroup_either() {
     assert_a_module_that_no_kill_ends_has_no_second_copy(&READ_ONLY);
 }

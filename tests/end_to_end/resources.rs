@@ -152,7 +152,7 @@ fn a_shortage_of_the_whole_host_is_no_death_of_a_module() {
     // Below what is open: not even the reserve helps.
     set(3);
     signal(&first["pid"], Signal::SIGKILL);
-    host.wait_log("no module can be started at present");
+    host.wait_log("module cannot be started at present");
     wait_until("the status names it", || names().contains(&"descriptors-exhausted".into()).then_some(()));
     set(1024);
 

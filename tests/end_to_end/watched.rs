@@ -1,10 +1,12 @@
 //! What must be there all the time: the guard, the sockets, the word to the service manager.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::json;
 
 use crate::harness::{Agent, Host, IMPATIENT, Settings, persistent, signal, wait_until};
@@ -68,6 +70,41 @@ fn processes_that_write_files_are_replaced_when_they_are_killed() {
 
     assert_eq!(agent.stop(), Some(0));
     assert!(host.log().contains("agent stopped"));
+}
+
+#[test]
+fn processes_that_write_files_are_continued_when_they_are_stopped() {
+    let host = Host::new(&IMPATIENT, &persistent("alerts_when_asked.py", &[]));
+    let agent = host.start();
+    host.wait_ready("alerts_when_asked");
+    for command in ["write-files", "write-log"] {
+        signal(&json!(child(&agent, command)), Signal::SIGSTOP);
+    }
+    host.query("alerts_when_asked", &json!({"id": "s"}));
+    wait_until("the alert is recorded", || (host.status()["journal"]["recorded"] == 1).then_some(()));
+    host.wait_log("asked for");
+
+    assert_eq!(agent.stop(), Some(0));
+}
+
+#[test]
+fn an_agent_starts_although_the_processes_that_write_its_files_are_killed_meanwhile() {
+    let host = Host::new(&IMPATIENT, &persistent("alerts_when_asked.py", &[]));
+    for _ in 0..5 {
+        let mut agent = host.launch();
+        let mut killed = BTreeSet::new();
+        while killed.len() < 5 && host.connect().is_err() {
+            for command in ["write-files", "write-log"] {
+                let new = children(&agent, command).into_iter().find(|pid| !killed.contains(pid));
+                killed.extend(new.filter(|pid| kill(Pid::from_raw(*pid), Signal::SIGKILL).is_ok()));
+            }
+            agent.assert_runs();
+        }
+        assert!(!killed.is_empty());
+        host.wait_answers(&mut agent);
+        host.wait_ready("alerts_when_asked");
+        assert_eq!(agent.stop(), Some(0));
+    }
 }
 
 #[test]
