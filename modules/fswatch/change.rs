@@ -331,12 +331,23 @@ pub(crate) fn digest_known(
     }
 }
 
+/// What was done to something that is as it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Undone {
+    /// It was opened for writing.
+    Written,
+    /// Its name came more than once.
+    Replaced,
+    /// Something else about it.
+    Changed,
+}
+
 /// The alert for what was done and undone; `there` is what is there again, nothing when it came and went.
 #[must_use]
 pub fn touched(
     path: &Path,
     there: Option<&Object>,
-    written: bool,
+    undone: Undone,
     options: &Options,
     rule: &str,
     time: &str,
@@ -346,18 +357,22 @@ pub fn touched(
         // What is not run any more was run: whoever removes it at once does not want it seen.
         None => (Severity::High, "was created, executed and deleted"),
         Some(there) => {
-            let is_program = there.permissions & 0o111 != 0;
-            let severity = match (written, is_program) {
-                (_, true) => Severity::High,
-                (true, false) => Severity::Medium,
-                (false, false) => Severity::Low,
+            let is_program = there.kind == Kind::File && there.permissions & 0o111 != 0;
+            let (severity, what) = match undone {
+                Undone::Written => (
+                    Severity::Medium,
+                    "was opened for writing; its content and metadata are the same as before, also its modification time",
+                ),
+                Undone::Replaced => (
+                    Severity::Medium,
+                    "was replaced more than once; what is there is the same as before, in between it may have been something else",
+                ),
+                Undone::Changed => (
+                    Severity::Low,
+                    "was changed and changed back: its attributes or its location differed in between",
+                ),
             };
-            let what = if written {
-                "was opened for writing; its content and metadata are the same as before, also its modification time"
-            } else {
-                "was changed and changed back: its attributes or its location differed in between"
-            };
-            (severity, what)
+            (if is_program { Severity::High } else { severity }, what)
         }
     };
     Alert {

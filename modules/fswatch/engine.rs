@@ -7,6 +7,7 @@
 //! Directories are watched before they are listed, so that nothing falls between.
 
 mod accounts;
+mod away;
 mod backlog;
 mod busy;
 mod canary;
@@ -44,6 +45,7 @@ use serde_json::{Value, json};
 use vigie_sdk::{AlertId, Condition};
 
 use self::accounts::Stories;
+use self::away::Away;
 use self::backlog::Backlog;
 use self::busy::Busy as BusyLanes;
 use self::canary::Canary;
@@ -56,7 +58,7 @@ use self::loops::Loops;
 use self::memory::Memory;
 use self::mounts::UnknownMounts;
 use self::moving::Move;
-use self::narrowing::MountedLately;
+use self::narrowing::{MountedLately, Widening};
 pub use self::orders::Order;
 use self::proof::Proofs;
 pub use self::reasons::Reasons;
@@ -119,6 +121,8 @@ pub struct Engine<S> {
     stories: Stories,
     plans: Plans,
     mounted: MountedLately,
+    away: Away,
+    widening: Widening,
     writings: Writings,
     proofs: Proofs,
     /// Files of proofs that were told of before it was known that they are.
@@ -236,6 +240,8 @@ impl<S: Sink> Engine<S> {
             stories: Stories::default(),
             plans: Plans::default(),
             mounted: MountedLately::default(),
+            away: Away::default(),
+            widening: Widening::default(),
             writings: Writings::default(),
             proofs: Proofs::default(),
             seen_probes: HashSet::new(),
@@ -350,20 +356,12 @@ impl<S: Sink> Engine<S> {
         for (id, text) in self.ledger.pending() {
             self.sink.alert(id, &text);
         }
-        let Beginning { last_alive, gone, set_aside, odd, unusable } = beginning;
+        let Beginning { last_alive, gone, set_aside, notices, unusable } = beginning;
         self.seen_until = last_alive.unwrap_or(self.seen_until).min(SystemTime::now());
-        if let Some(why) = unusable {
-            let own = self.own.clone().unwrap_or_default();
-            let text = format!("cannot keep state across restarts in {}: {why}", shown(&own));
-            self.status.trouble = Some(text.clone());
-            self.tell_notice(&own, text, Severity::Critical, None);
+        if unusable.is_some() {
+            self.note_trouble();
         }
-        for (path, kind, kept_as) in odd {
-            let text = format!(
-                "{} was a {kind}, not a file of this module; it was renamed to {}",
-                shown(&path),
-                shown(&kept_as)
-            );
+        for (path, text) in notices {
             self.tell_notice(&path, text, Severity::Critical, None);
         }
         if gone && let Some(own) = self.own.clone() {

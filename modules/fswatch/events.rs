@@ -86,6 +86,8 @@ pub struct Happened {
     pub directory: bool,
     /// The name came.
     pub appeared: bool,
+    /// It came more than once: in between something else may have had it.
+    pub reappeared: bool,
     /// It was opened for writing.
     pub written: bool,
     /// It was run as a program.
@@ -120,6 +122,7 @@ impl Happened {
         self.finished |= later.finished;
         self.closed |= later.closed;
         self.directory |= later.directory;
+        self.reappeared |= later.reappeared || self.appeared && later.appeared;
         self.appeared |= later.appeared;
         self.written |= later.written;
         self.executed |= later.executed;

@@ -16,6 +16,8 @@ pub struct History {
     /// Bytes of one file.
     most: u64,
     position: HistoryPosition,
+    /// Bytes that the store knows of and that are not there.
+    missing: u64,
     file: Option<File>,
 }
 
@@ -30,16 +32,24 @@ impl History {
     /// # Errors
     /// When the file cannot be used.
     pub fn open(directory: &Path, position: HistoryPosition, most: u64) -> io::Result<Self> {
-        let [newer, _] = paths(directory);
+        let [newer, older] = paths(directory);
         let mut file =
             state_files::open(&newer, OpenOptions::new().write(true).create(true).truncate(false))?;
         let length = file.metadata()?.len();
         // Shorter after a power failure, or rotated right before a crash: all of it counts then.
         let bytes = if length > position.bytes { position.bytes } else { length };
+        let was_rotated = fs::symlink_metadata(older).is_ok_and(|older| older.len() >= position.bytes);
+        let missing = if was_rotated { 0 } else { position.bytes - bytes };
         file.set_len(bytes)?;
         io::Seek::seek(&mut file, io::SeekFrom::End(0))?;
         let position = HistoryPosition { bytes, ..position };
-        Ok(Self { directory: directory.to_owned(), most, position, file: Some(file) })
+        Ok(Self { directory: directory.to_owned(), most, position, missing, file: Some(file) })
+    }
+
+    /// Bytes that are not there any more, if there are such.
+    #[must_use]
+    pub fn missing(&self) -> Option<u64> {
+        Some(self.missing).filter(|missing| *missing > 0)
     }
 
     /// How far it goes.
@@ -146,6 +156,25 @@ mod tests {
         assert_eq!(kept, (first..300).collect::<Vec<_>>());
         assert!((90..200).contains(&kept.len()), "{}", kept.len());
         assert!(history.position().generation > 0);
+    }
+
+    #[test]
+    fn what_was_removed_is_missed_and_a_rotation_is_no_loss() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut history = History::open(directory.path(), HistoryPosition::default(), 50).unwrap();
+        history
+            .add(&mut vec![json!({"n": 1, "text": "long enough to be the last line of a file"}).to_string()])
+            .unwrap();
+        let position = history.position();
+        assert_eq!(history.missing(), None);
+        history.add(&mut vec![json!({"n": 2}).to_string()]).unwrap();
+
+        let rotated = History::open(directory.path(), position, 50).unwrap();
+        fs::remove_file(directory.path().join("fswatch.history.1")).unwrap();
+        fs::write(directory.path().join("fswatch.history"), "").unwrap();
+        let emptied = History::open(directory.path(), position, 50).unwrap();
+
+        assert_eq!((rotated.missing(), emptied.missing()), (None, Some(position.bytes)));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -61,8 +61,8 @@ pub struct Beginning {
     pub gone: bool,
     /// Why the store could not be trusted, and where it is now.
     pub set_aside: Option<(String, PathBuf)>,
-    /// What stood where other files of the state should be.
-    pub odd: Vec<Odd>,
+    /// What is wrong with other files of the state: which file, and what.
+    pub notices: Vec<(PathBuf, String)>,
     /// Why nothing can be kept on disk.
     pub unusable: Option<String>,
 }
@@ -93,6 +93,8 @@ pub struct Ledger {
     sequence: u64,
     /// What went wrong with the disk and has not got right again.
     trouble: Option<String>,
+    /// Why this life keeps nothing on disk, or not all.
+    unusable: Option<String>,
     /// Changes that are not accepted and not remembered.
     forgotten_unaccepted: u64,
     /// Everything was looked at once: before that there is nothing worth keeping.
@@ -122,6 +124,7 @@ impl Ledger {
             epoch: vigie_sdk::outbox::fresh_epoch(),
             sequence: 0,
             trouble: None,
+            unusable: None,
             forgotten_unaccepted: 0,
             complete: false,
             unaccepted_of_users: BTreeMap::new(),
@@ -136,7 +139,7 @@ impl Ledger {
         // A baseline that is something else is put aside by the store, which knows since when nothing is known.
         for name in ["fswatch.key", "fswatch.history", "fswatch.history.1", "fswatch.alive"] {
             match state_files::clear_odd(&directory.join(name)) {
-                Ok(odd) => beginning.odd.extend(odd),
+                Ok(odd) => beginning.notices.extend(odd.map(about_odd)),
                 Err(error) => beginning.unusable = Some(error.to_string()),
             }
         }
@@ -163,9 +166,19 @@ impl Ledger {
             Err(error) => beginning.unusable = Some(error.to_string()),
         }
         match History::open(directory, ledger.state.history, history_bytes) {
-            Ok(history) => ledger.history = Some(history),
+            Ok(history) => {
+                beginning.notices.extend(history.missing().and_then(|bytes| {
+                    let was_stopped = beginning.last_alive.is_some_and(|last| last < booted());
+                    (!was_stopped).then(|| about_history(directory, bytes))
+                }));
+                ledger.history = Some(history);
+            }
             Err(error) => beginning.unusable = Some(error.to_string()),
         }
+        ledger.unusable = beginning
+            .unusable
+            .as_ref()
+            .map(|why| format!("cannot keep state across restarts in {}: {why}", shown(directory)));
         (ledger, beginning)
     }
 
@@ -190,7 +203,7 @@ impl Ledger {
     /// What is wrong with the disk.
     #[must_use]
     pub fn trouble(&self) -> Option<&str> {
-        self.trouble.as_deref()
+        self.trouble.as_deref().or(self.unusable.as_deref())
     }
 
     /// Changes that were not accepted and are not in the list any more.
@@ -502,6 +515,34 @@ impl Ledger {
             self.trouble = Some(format!("{what} in {directory} cannot be written: {error}"));
         }
     }
+}
+
+/// What stood where a file of the module should be, in words.
+fn about_odd((path, kind, kept_as): Odd) -> (PathBuf, String) {
+    let text = format!(
+        "{} was a {kind}, not a file of this module; it was renamed to {}",
+        shown(&path),
+        shown(&kept_as)
+    );
+    (path, text)
+}
+
+/// The history is shorter than it was, in words.
+fn about_history(directory: &Path, bytes: u64) -> (PathBuf, String) {
+    let path = directory.join("fswatch.history");
+    let text = format!(
+        "{bytes} bytes of the history were removed from {}: changes that it recorded are no longer found there; the \
+         agent's journal has the alerts",
+        shown(&path)
+    );
+    (path, text)
+}
+
+/// When the host was started: what a power failure takes is nobody's doing.
+fn booted() -> SystemTime {
+    let up = rustix::time::clock_gettime(rustix::time::ClockId::Boottime).tv_sec;
+    let up = Duration::from_secs(u64::try_from(up).unwrap_or_default());
+    SystemTime::now().checked_sub(up).unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 /// An alert as JSON.

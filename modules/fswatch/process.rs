@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Map, Value, json};
 
@@ -239,23 +240,38 @@ impl Process {
     }
 }
 
-/// The last processes that changed something; the newest last.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Writers(Vec<Arc<Process>>);
+/// The last processes that changed something; the newest last. Each has the number that its notification was given.
+#[derive(Debug, Clone, Default)]
+pub struct Writers(Vec<(u64, Arc<Process>)>);
+
+impl PartialEq for Writers {
+    fn eq(&self, other: &Self) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for Writers {}
 
 impl Writers {
     /// One process.
     #[must_use]
     pub fn one(process: Arc<Process>) -> Self {
-        Self(vec![process])
+        static HEARD: AtomicU64 = AtomicU64::new(0);
+        Self(vec![(HEARD.fetch_add(1, Ordering::Relaxed), process)])
     }
 
     /// Adds those who came later.
     pub fn merge(&mut self, later: Self) {
-        for process in later.0 {
+        for (heard, process) in later.0 {
             // The same process again, perhaps with more known of it or another program.
-            self.0.retain(|known| known.pid != process.pid);
-            self.0.push(process);
+            match self.0.iter().position(|(_, known)| known.pid == process.pid) {
+                Some(known) if self.0[known].0 > heard => continue,
+                Some(known) => drop(self.0.remove(known)),
+                None => {}
+            }
+            // What waited for long is merged with what was heard meanwhile.
+            let at = self.0.partition_point(|(other, _)| *other <= heard);
+            self.0.insert(at, (heard, process));
         }
         let surplus = self.0.len().saturating_sub(MAX_WRITERS);
         self.0.drain(..surplus);
@@ -267,26 +283,26 @@ impl Writers {
         let is_tool = |process: &Arc<Process>| {
             process.is_hosts_program && process.executable.as_ref().is_ok_and(|path| is_tool(path))
         };
-        self.0.last().filter(|_| self.0.iter().all(is_tool))
+        self.last().filter(|_| self.iter().all(is_tool))
     }
 
     /// The package manager that all of them work for; none when one of them does not, or is not known to.
     #[must_use]
     pub(crate) fn managed(&self) -> Option<&Arc<Managed>> {
         let managed = |process: &Arc<Process>| matches!(&process.managed, Ok(Some(_)));
-        let last = self.0.last().filter(|_| self.0.iter().all(managed))?;
+        let last = self.last().filter(|_| self.iter().all(managed))?;
         last.managed.as_ref().ok()?.as_ref()
     }
 
     /// Who wrote last.
     #[must_use]
     pub fn last(&self) -> Option<&Arc<Process>> {
-        self.0.last()
+        self.0.last().map(|(_, process)| process)
     }
 
     /// All of them, the newest last.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Arc<Process>> {
-        self.0.iter()
+        self.0.iter().map(|(_, process)| process)
     }
 }
 
@@ -360,5 +376,14 @@ mod tests {
         let pids: Vec<_> = writers.iter().map(|process| process.pid).collect();
         assert_eq!(pids, [1, 3, 4, 5]);
         assert_eq!(writers.last().map(|process| process.pid), Some(5));
+    }
+
+    #[test]
+    fn who_was_heard_last_is_the_last_writer_whatever_is_merged_with_what() {
+        let [first, last] = [1, 2].map(|pid| Writers::one(Arc::new(Process::unknown(pid, Unknown::Ended))));
+        let mut writers = last;
+        writers.merge(first);
+
+        assert_eq!(writers.iter().map(|process| process.pid).collect::<Vec<_>>(), [1, 2]);
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, SystemTime};
 
@@ -127,6 +127,28 @@ pub(crate) fn path_from_text(text: &str) -> PathBuf {
     OsString::from_vec(vigie_host::meant(text.as_bytes())).into()
 }
 
+/// A path that somebody asks for, without `.` and `..`: what is known and what is watched has its own name only.
+fn asked_path(text: &str) -> PathBuf {
+    let mut path = PathBuf::new();
+    for component in path_from_text(text).components() {
+        match component {
+            Component::CurDir => {}
+            Component::ParentDir => drop(path.pop()),
+            other => path.push(other),
+        }
+    }
+    path
+}
+
+/// Longest name of somebody, as alerts show it.
+const NAME_BYTES: usize = 256;
+
+/// Whoever accepts or expects, as he says, on one line.
+fn named(by: Option<&str>) -> String {
+    let by = by.filter(|by| !by.is_empty()).unwrap_or("somebody");
+    shortened(&shown(Path::new(by)), NAME_BYTES)
+}
+
 /// What an answer is made from.
 pub struct Asked<'a> {
     /// The engine's status.
@@ -166,35 +188,35 @@ pub fn answer(query: &Query, asked: &Asked<'_>) -> Result<ModuleResult, ModuleEr
     } else if let Some(filter) = Filter::of(&parameters)? {
         let mut elements = listed(&filter, asked)?;
         if let Some(path) = parameters.history.as_deref().filter(|_| !asked.masked) {
-            elements["now"] = ask(&|answer| Order::Known(path_from_text(path), answer))?;
+            elements["now"] = ask(&|answer| Order::Known(asked_path(path), answer))?;
         }
         (elements["changes"].as_array().is_some_and(|changes| !changes.is_empty()), elements)
     } else if let Some(path) = &parameters.explain {
         if asked.masked {
             return Err(ModuleError::new("extra privacy mode is on: paths are not explained"));
         }
-        (true, ask(&|answer| Order::Explain(path_from_text(path), answer))?)
+        (true, ask(&|answer| Order::Explain(asked_path(path), answer))?)
     } else if parameters.unaccepted {
         let elements = ask(&|answer| Order::Unaccepted(answer))?;
         (true, elements)
     } else if let Some(selection) = &parameters.accept {
-        let by = parameters.by.as_deref().filter(|by| !by.is_empty()).unwrap_or("somebody");
+        let by = named(parameters.by.as_deref());
         let paths = selection.paths();
         let elements = ask(&|done| Order::Accept {
             paths: paths.clone(),
-            by: by.to_owned(),
+            by: by.clone(),
             asker: query.asker.clone(),
             done,
         })?;
         let found = elements["accepted"].as_array().is_some_and(|paths| !paths.is_empty());
         (found, elements)
     } else if let Some(selection) = &parameters.expect {
-        let by = parameters.by.as_deref().filter(|by| !by.is_empty()).unwrap_or("somebody");
+        let by = named(parameters.by.as_deref());
         let (paths, until) = (selection.paths(), end(parameters.until.as_deref())?);
         let elements = ask(&|done| Order::Expect {
             paths: paths.clone(),
             until,
-            by: by.to_owned(),
+            by: by.clone(),
             asker: query.asker.clone(),
             done,
         })?;
@@ -220,7 +242,7 @@ fn coverage(parameters: &Parameters, elements: &Value, status: &Status) -> Optio
     if is_about_one {
         return None;
     }
-    let exact = parameters.history.as_deref().map(|path| vec![path_from_text(path)]);
+    let exact = parameters.history.as_deref().map(|path| vec![asked_path(path)]);
     let selections = [&parameters.rescan, &parameters.changes];
     let asked = exact.or_else(|| selections.into_iter().flatten().map(Selection::paths).next());
     let asked = asked.unwrap_or_default();
@@ -256,7 +278,7 @@ impl Selection {
     fn paths(&self) -> Vec<PathBuf> {
         match self {
             Self::All => Vec::new(),
-            Self::Paths(paths) => paths.iter().map(|path| path_from_text(path)).collect(),
+            Self::Paths(paths) => paths.iter().map(|path| asked_path(path)).collect(),
         }
     }
 }
@@ -293,7 +315,7 @@ impl Filter {
         }
         Ok(Some(Self {
             paths: parameters.changes.as_ref().map(Selection::paths).unwrap_or_default(),
-            exact: parameters.history.as_deref().map(path_from_text),
+            exact: parameters.history.as_deref().map(asked_path),
             group: parameters.group.clone(),
             since: parameters.since.as_deref().map(moment).transpose()?,
             event: parameters.event.clone(),
@@ -506,6 +528,15 @@ mod tests {
         assert_eq!(rescan(json!(false)).unwrap(), None);
         assert!(rescan(json!(1)).is_err());
         assert!(serde_json::from_value::<Parameters>(json!({"rescn": true})).is_err());
+    }
+
+    #[test]
+    fn a_path_is_asked_for_by_its_own_name_and_a_name_is_on_one_line() {
+        assert_eq!(asked_path("/etc/ssh/../hosts/./"), Path::new("/etc/hosts"));
+        assert_eq!(asked_path("/../etc"), Path::new("/etc"));
+        assert_eq!(named(Some("ann\n\u{1b}[31mroot")), "ann\\x0a\\x1b[31mroot");
+        assert!(named(Some(&"x".repeat(5_000))).len() < 2 * NAME_BYTES);
+        assert_eq!(named(None), "somebody");
     }
 
     #[test]

@@ -15,7 +15,7 @@
 mod frames;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,8 +28,8 @@ use vigie_sdk::AlertId;
 
 use self::frames::{
     ACCEPTED, ACKNOWLEDGED, BLOCK, COMPLETE, CURSOR, Chain, Damage, Frames, HEAD, LEARNED, MAGIC, SEAL_BYTES,
-    STEP, TABLES, UNACCEPTED, cursor, head, learned, put_alerts, put_history, put_path, put_unaccepted,
-    read_frames,
+    STEP, TABLES, UNACCEPTED, cursor, head, learned, length_of_frames, put_alerts, put_history, put_path,
+    put_unaccepted, read_frames,
 };
 use crate::baseline::Baseline;
 use crate::codec::{put_bytes, put_number};
@@ -142,6 +142,21 @@ pub enum Opened {
     },
 }
 
+/// Longest baseline that is read, in bytes: of some 50 million objects.
+const MAX_BYTES: u64 = 4 << 30;
+
+/// Reads a baseline: its frames, and what follows them only so far that it is seen whether its end was torn off. A file
+/// that claims to be longer than all memory is not read as a whole.
+fn read_whole(file: &File) -> io::Result<Vec<u8>> {
+    let length = length_of_frames(file)?;
+    if length > MAX_BYTES {
+        return Err(io::Error::other("it is larger than any baseline"));
+    }
+    let mut content = Vec::new();
+    file.take(length).read_to_end(&mut content)?;
+    Ok(content)
+}
+
 /// The store.
 #[derive(Debug)]
 pub struct Store {
@@ -216,7 +231,7 @@ impl Store {
             let why = format!("a {kind} was in its place");
             return Ok((store, Opened::SetAside { why, kept_as, last_alive }));
         }
-        let mut file = match state_files::open(&path, OpenOptions::new().read(true)) {
+        let file = match state_files::open(&path, OpenOptions::new().read(true)) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 // The mark of being alive is made only when there is a baseline.
@@ -225,8 +240,14 @@ impl Store {
             }
             Err(error) => return Err(error),
         };
-        let mut content = Vec::new();
-        file.read_to_end(&mut content)?;
+        let content = match read_whole(&file) {
+            Ok(content) => content,
+            // It is not waited for and not overwritten, and the next one begins.
+            Err(error) => {
+                let kept_as = state_files::put_aside(&path)?;
+                return Ok((store, Opened::SetAside { why: error.to_string(), kept_as, last_alive }));
+            }
+        };
         let mut chain = store.fresh.clone();
         let read =
             if key_is_new { Err(Damage::Seal(1)) } else { read_frames(&content, &mut chain, identity) };

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rustix::event::PollFlags;
 use rustix::fs::{AtFlags, OFlags, StatxFlags, statx};
 use rustix::io::Errno;
-use vigie_host::mounts::{Mount, Mounts};
+use vigie_host::mounts::Mounts;
 
 use crate::avoided::Avoided;
 use crate::config::Backend;
@@ -68,6 +68,9 @@ pub struct Watching {
     /// Where another file system stood in the place of the one before, though all that the mount table says is the
     /// same.
     exchanged: BTreeSet<PathBuf>,
+    /// Where the same mount is as before the last change of mounts, whatever the mount table says of it: that names
+    /// where in its file system a bound directory is, which changes with a rename there.
+    same: BTreeSet<PathBuf>,
     /// Whoever watches the mounts ends with it.
     _mounts: Option<Owner>,
 }
@@ -108,6 +111,7 @@ impl Watching {
             choices: BTreeMap::new(),
             unique: BTreeMap::new(),
             exchanged: BTreeSet::new(),
+            same: BTreeSet::new(),
         })
     }
 
@@ -161,9 +165,13 @@ impl Watching {
         self.choices.values()
     }
 
-    /// Where file systems are watched that other hosts change as well.
+    /// Where file systems are watched that can change without a notification: other hosts write them, or somebody the
+    /// directories that an overlay shows.
     pub fn remote(&self) -> impl Iterator<Item = &Path> {
-        let is_remote = |choice: &&Choice| self.mounts.of(&choice.at).is_some_and(Mount::is_remote);
+        let mount = |choice: &Choice| self.mounts.of(&choice.at);
+        let is_remote = move |choice: &&Choice| {
+            mount(choice).is_some_and(|mount| mount.is_remote() || mount.kind == "overlay")
+        };
         self.choices.values().filter(is_remote).map(|choice| choice.at.as_path())
     }
 
@@ -224,6 +232,8 @@ impl Watching {
                 self.unique.insert(mount.point.clone(), number);
             }
         }
+        let is_same = |(point, number): &(&PathBuf, &u64)| before.get(*point) == Some(*number);
+        self.same = self.unique.iter().filter(is_same).map(|(point, _)| point.clone()).collect();
         for (point, number) in &self.unique {
             let is_other = before.get(point).is_some_and(|known| known != number);
             if is_other && !points.contains(point) {
@@ -240,6 +250,12 @@ impl Watching {
     #[must_use]
     pub(crate) fn is_exchanged(&self, point: &Path) -> bool {
         self.exchanged.contains(point)
+    }
+
+    /// Whether the same mount is at this place as before the last change of mounts; `false` where that is not known.
+    #[must_use]
+    pub(crate) fn is_same(&self, point: &Path) -> bool {
+        self.same.contains(point)
     }
 
     /// Other rules apply.

@@ -1,11 +1,13 @@
 //! What tools for accounts do, as one story: see [`crate::accounts`].
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::orders::listed;
 use super::{Engine, Sink, now, text_of_time};
 use crate::accounts::{Story, is_account_file};
 use crate::change::{Alert, Event, notice};
@@ -18,6 +20,9 @@ const QUIET: Duration = Duration::from_millis(700);
 
 /// Longest time that a story is kept back.
 const LONGEST: Duration = Duration::from_secs(10);
+
+/// Others that wrote account files lately which are remembered.
+const MAX_OTHERS: usize = 16;
 
 /// What the store keeps of a story.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -51,9 +56,25 @@ fn opened(kept: Kept) -> Open {
 pub(super) struct Stories {
     open: Option<Open>,
     made: u64,
+    /// Who wrote account files without being a tool for them, and when.
+    others: Vec<(Instant, String)>,
 }
 
 impl Stories {
+    /// Somebody else wrote such a file: what becomes of accounts may be his doing.
+    fn note_others(&mut self, alert: &Alert) {
+        if alert.tool.is_some() {
+            return;
+        }
+        for process in std::iter::once(&alert.process).chain(&alert.other_processes) {
+            let name = process["executable"].as_str().unwrap_or("an unknown process");
+            if self.others.len() >= MAX_OTHERS {
+                self.others.remove(0);
+            }
+            self.others.push((now(), name.to_owned()));
+        }
+    }
+
     pub(super) fn restore(&mut self, kept: Option<Kept>) {
         self.open = kept.map(opened);
     }
@@ -72,10 +93,13 @@ impl Stories {
 impl<S: Sink> Engine<S> {
     /// Whether a change belongs to the story of a tool for accounts; if so, it is kept in the history under its id.
     pub(super) fn joins_story(&mut self, alert: &Alert, path: &Path) -> Option<String> {
-        let tool = alert.tool.as_ref()?;
-        if alert.gains_rights || !is_account_file(path) {
+        if !is_account_file(path) {
             return None;
         }
+        let Some(tool) = alert.tool.as_ref().filter(|_| !alert.gains_rights) else {
+            self.stories.note_others(alert);
+            return None;
+        };
         let epoch = self.ledger.epoch();
         let now = now();
         let stories = &mut self.stories;
@@ -122,14 +146,24 @@ impl<S: Sink> Engine<S> {
         if !open.asked || open.pending > 0 {
             return;
         }
-        let Some(Open { kept, story, .. }) = self.stories.open.take() else { return };
+        let Some(Open { kept, story, opened, .. }) = self.stories.open.take() else { return };
+        let others = std::mem::take(&mut self.stories.others).into_iter();
+        let others: BTreeSet<String> = others
+            .filter(|(at, who)| *at + QUIET >= opened && kept.process["executable"] != *who)
+            .map(|(_, who)| who)
+            .collect();
         let what = if story.sentences.is_empty() {
             format!("no account changed, although {} were written", kept.paths.join(", "))
         } else {
             story.sentences.join("; ")
         };
         let severity = if story.sentences.is_empty() { Severity::Medium } else { story.severity() };
-        let who = who(&kept.process);
+        let mut who = who(&kept.process);
+        if !others.is_empty() {
+            // What is told is the difference between two looks: whose it is can be said of all together only.
+            let others: Vec<String> = others.into_iter().collect();
+            who = format!("{who}; {} wrote these files at the same time", listed(&others));
+        }
         let group = json!({
             "id": kept.id,
             "writer": kept.process["executable"].as_str().unwrap_or_default(),

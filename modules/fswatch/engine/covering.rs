@@ -37,6 +37,7 @@ impl<S: Sink> Engine<S> {
             self.sink.log(&format!("fanotify is configured but cannot be used: {why}"));
         }
         let known = self.ledger.state().baseline.len();
+        self.widening.begin(self.coverage.clone());
         self.cover(rules);
         if self.ledger.state().rules == self.coverage.digest() {
             // What is behind links that the first scan finds is still covered, so nothing is forgotten before it.

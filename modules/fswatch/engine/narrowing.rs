@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use vigie_host::mounts::{Mount, Mounts};
@@ -10,8 +11,9 @@ use vigie_host::mounts::{Mount, Mounts};
 use super::orders::listed;
 use super::{Engine, Sink, now, text_of_time};
 use crate::change::{Alert, notice, shown};
+use crate::events::Happened;
 use crate::ledger::Entry;
-use crate::rules::{Rules, Severity};
+use crate::rules::{Coverage, Rules, Severity};
 
 /// Time in which changes without a writer below a point count as those of the mount.
 const OF_THE_MOUNT: Duration = Duration::from_secs(30);
@@ -23,8 +25,31 @@ const MAX_POINTS: usize = 256;
 #[derive(Debug, Default)]
 pub(super) struct MountedLately(Vec<(PathBuf, Instant)>);
 
+/// What was covered before other rules came, and how many objects are covered only since then.
+#[derive(Debug, Default)]
+pub(super) struct Widening {
+    before: Option<Arc<Coverage>>,
+    count: usize,
+}
+
+impl Widening {
+    /// Other rules apply from now on, until everything was looked at by them.
+    pub(super) fn begin(&mut self, before: Arc<Coverage>) {
+        let had_rules = !before.rules().entries().is_empty();
+        *self = Self { before: Some(before).filter(|_| had_rules), count: 0 };
+    }
+
+    /// Whether a scan finds something because only the new rules cover it: nobody can say when that came.
+    pub(super) fn explains(&mut self, path: &Path, happened: &Happened) -> bool {
+        let is_new = |before: &Arc<Coverage>| before.options(path).is_none();
+        let explains = happened.window.is_some() && self.before.as_ref().is_some_and(is_new);
+        self.count += usize::from(explains);
+        explains
+    }
+}
+
 /// What happened at a point, in words; `None` when the same is mounted there.
-fn what_happened(point: &Path, before: &Mounts, after: &Mounts) -> Option<String> {
+fn what_happened(point: &Path, before: &Mounts, after: &Mounts, is_same: bool) -> Option<String> {
     let at = |mounts: &Mounts| mounts.iter().filter(|mount| mount.point == point).last().cloned();
     let number = |mounts: &Mounts| mounts.iter().filter(|mount| mount.point == point).count();
     let is = |mount: &Mount| {
@@ -40,7 +65,7 @@ fn what_happened(point: &Path, before: &Mounts, after: &Mounts) -> Option<String
     match (at(before), at(after)) {
         (None, Some(now)) => Some(format!("{} was mounted over {point}", is(&now))),
         (Some(was), None) => Some(format!("{point} was unmounted; it was {}", is(&was))),
-        (Some(was), Some(now)) if was != now || number(before) != number(after) => {
+        (Some(was), Some(now)) if was != now && !is_same || number(before) != number(after) => {
             Some(format!("{} was mounted over {point} instead of {}", is(&now), is(&was)))
         }
         _ => None,
@@ -73,6 +98,18 @@ impl<S: Sink> Engine<S> {
         self.tell_notice(Path::new("/"), text, Severity::High, None);
     }
 
+    /// Everything was looked at by the new rules: tells what they cover beside what was covered.
+    pub(super) fn tell_widening(&mut self) {
+        let Widening { count, .. } = std::mem::take(&mut self.widening);
+        if count > 0 {
+            let text = format!(
+                "the configuration watches more: {count} objects that it left out before are known from now on; what \
+                 happened to them until now is not known"
+            );
+            self.tell_notice(Path::new("/"), text, Severity::Low, None);
+        }
+    }
+
     /// Reports what was known and what no entry leads to any more, although they are the same. What was behind a way of
     /// which is said that it leads elsewhere is not among it.
     pub(super) fn tell_forgotten(&mut self, count: usize, samples: &[PathBuf]) {
@@ -95,7 +132,8 @@ impl<S: Sink> Engine<S> {
             .watching
             .is_exchanged(point)
             .then(|| format!("another file system of the same type was mounted over {}", shown(point)));
-        let what = what_happened(point, before, self.watching.mounts()).or(exchanged);
+        let is_same = self.watching.is_same(point);
+        let what = what_happened(point, before, self.watching.mounts(), is_same).or(exchanged);
         let Some(what) = what.filter(|_| is_watched) else { return };
         let now = now();
         self.mounted.0.retain(|(_, at)| now.duration_since(*at) < OF_THE_MOUNT);
@@ -135,7 +173,7 @@ mod tests {
         let bind = "41 22 254:0 /srv/etc /etc rw - ext4 /dev/vda rw\n";
         let mounts = |lines: &[&str]| Mounts::parse(lines.concat().as_bytes());
         let what = |before: &[&str], after: &[&str]| {
-            what_happened(Path::new("/etc"), &mounts(before), &mounts(after))
+            what_happened(Path::new("/etc"), &mounts(before), &mounts(after), false)
         };
 
         assert_eq!(what(&[root], &[root, tmpfs]).unwrap(), "tmpfs (device 0:40) was mounted over /etc");

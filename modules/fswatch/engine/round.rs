@@ -14,7 +14,7 @@ use super::moving::Move;
 use super::renames::{Renamed, renames};
 use super::{Engine, SLICE, Sink, canary, linked, now, text_of_time, window_json};
 use crate::avoided::is_unknown_mount;
-use crate::change::{Alert, Event, alert, compare, digest_known, touched};
+use crate::change::{Alert, Event, Undone, alert, compare, digest_known, touched};
 use crate::events::{Happened, Window};
 use crate::ledger::Entry;
 use crate::look::Found;
@@ -276,6 +276,7 @@ impl<S: Sink> Engine<S> {
                 let known = one.known.as_ref().map(|known| &known.content);
                 there.content = std::mem::replace(&mut there.content, Content::None).remembering(known);
             }
+            self.note_gone(lane, one);
             if one.known != one.there {
                 self.note_names(one);
                 entry.changes.push((one.path.clone(), one.there.take()));
@@ -476,15 +477,17 @@ impl<S: Sink> Engine<S> {
         let is_touched = match (&seen.known, &seen.there) {
             (None, None) => seen.happened.appeared && seen.happened.executed,
             (Some(known), Some(there)) => {
-                // Another inode is a replacement with the same content.
-                known.kind == Kind::File
-                    && (known.device, known.inode) == (there.device, there.inode)
-                    && known.changed != there.changed
+                // Another inode is a replacement with the same content, unless the name had a third one in between.
+                let is_other = (known.device, known.inode) != (there.device, there.inode);
+                // The kernel gives the number of one that is gone again.
+                let is_moved_on = known.changed != there.changed;
+                let is_back = !is_other && is_moved_on && known.modified == there.modified;
+                matches!(known.kind, Kind::File | Kind::Link)
+                    && (is_back || seen.happened.reappeared && (is_other || is_moved_on))
                     && !known.content.is_open()
                     && !options.growing
                     && compare(Some(known), Some(there), options).is_none()
                     && known.content == there.content
-                    && known.modified == there.modified
             }
             _ => false,
         };
@@ -493,15 +496,21 @@ impl<S: Sink> Engine<S> {
         }
         let rule = self.coverage.rule_text(&seen.path)?;
         let time = text_of_time(SystemTime::now());
-        let written = seen.happened.written;
-        let told = touched(&seen.path, seen.there.as_ref(), written, options, rule, &time);
+        let undone = match &seen.happened {
+            Happened { reappeared: true, .. } => Undone::Replaced,
+            Happened { written: true, .. } => Undone::Written,
+            _ => Undone::Changed,
+        };
+        let told = touched(&seen.path, seen.there.as_ref(), undone, options, rule, &time);
         Some(with_circumstances(told, &seen.happened))
     }
 
-    fn compared(&self, seen: &Seen) -> Option<Alert> {
-        let options = self.coverage.options(&seen.path)?;
-        let rule = self.coverage.rule_text(&seen.path)?;
-        if seen.known.is_none() && (seen.grown || !self.learned.contains(rule)) {
+    fn compared(&mut self, seen: &Seen) -> Option<Alert> {
+        let coverage = self.coverage.clone();
+        let options = coverage.options(&seen.path)?;
+        let rule = coverage.rule_text(&seen.path)?;
+        let is_learned = seen.grown || !self.learned.contains(rule);
+        if seen.known.is_none() && (is_learned || self.widening.explains(&seen.path, &seen.happened)) {
             return None;
         }
         let difference = match (&seen.known, &seen.there) {
@@ -516,7 +525,7 @@ impl<S: Sink> Engine<S> {
         let time = text_of_time(SystemTime::now());
         let told =
             alert(&seen.path, seen.known.as_ref(), seen.there.as_ref(), difference, options, rule, &time);
-        Some(with_circumstances(told, &seen.happened))
+        Some(with_circumstances(self.since_gone(seen, told, options), &seen.happened))
     }
 
     /// Where a directory is gone, or something else now, all that was known in it is gone as well. It is told in the

@@ -654,6 +654,7 @@ impl<S: Sink> Engine<S> {
         self.loops.doubted = true;
         self.memory.is_swollen(now());
         self.seen_until = SystemTime::now();
+        self.tell_widening();
         self.ledger.tend(true, true);
         self.publish();
         let message = format!(

@@ -16,8 +16,11 @@ use crate::look::is_missing;
 use crate::rules::{Coverage, Interest, Severity};
 use crate::trust::{Lane, NOBODY, Trust};
 
-/// Links that were found below wildcards and are followed.
+/// Links of users that were found below wildcards and are followed, and as many of root.
 const MAX_FOLLOWED: usize = 4_096;
+
+/// Time in which a link that came twice without leading elsewhere may have done so in between.
+const FLIPPED: Duration = Duration::from_secs(1);
 
 /// Pause after what a user did to ways was looked into, and the longest one when that goes on.
 const PAUSES: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(8)];
@@ -56,12 +59,14 @@ pub(super) struct Ways {
     ends: BTreeMap<PathBuf, Way>,
     /// All links on them.
     links: BTreeSet<PathBuf>,
-    /// Links that were found below wildcards, or where a rule follows links.
-    followed: BTreeSet<PathBuf>,
+    /// Links that were found below wildcards, or where a rule follows links, and their owners.
+    followed: BTreeMap<PathBuf, u32>,
     /// Those of them that lead to what is not their owner's at present, and where: what becomes of that decides.
     refused: BTreeMap<PathBuf, PathBuf>,
     /// What changed on them since they were found, by who can have changed it.
     doubts: BTreeMap<Lane, Doubts>,
+    /// When links came lately that lead where they led before.
+    came: BTreeMap<PathBuf, Instant>,
 }
 
 /// Names that changed, and what happened to each.
@@ -154,6 +159,41 @@ impl Ways {
         due
     }
 
+    /// Whether a link of this owner is followed beside those that are, and which other one is not any more then.
+    fn room_for(&self, owner: u32) -> (bool, Option<PathBuf>) {
+        let mut counts: HashMap<u32, usize> = HashMap::new();
+        for owner in self.followed.values() {
+            *counts.entry(*owner).or_default() += 1;
+        }
+        let roots = counts.remove(&0).unwrap_or_default();
+        let of_kind = if owner == 0 { roots } else { counts.values().sum() };
+        if of_kind < MAX_FOLLOWED {
+            return (true, None);
+        }
+        let its = counts.get(&owner).copied().unwrap_or_default();
+        let largest = counts.into_iter().filter(|(_, count)| owner != 0 && *count > its + 1);
+        let largest = largest.max_by_key(|(_, count)| *count).map(|(user, _)| user);
+        let last = largest.and_then(|user| self.followed.iter().rfind(|(_, owner)| **owner == user));
+        (last.is_some(), last.map(|(link, _)| link.clone()))
+    }
+
+    /// The links on a way that led where they lead now and may have led elsewhere in between: each came more than once.
+    fn flipped(&mut self, causes: &Causes, way: &Way, now: Instant) -> Happened {
+        self.came.retain(|_, at| now.duration_since(*at) < FLIPPED);
+        let mut happened = Happened::default();
+        for link in &way.links {
+            let Some(its) = causes.get(link).filter(|its| its.appeared) else { continue };
+            if its.reappeared || self.came.contains_key(link) {
+                happened.merge(its.clone());
+                happened.reappeared = true;
+            }
+            if self.came.len() < MAX_CAUSES {
+                self.came.insert(link.clone(), now);
+            }
+        }
+        happened
+    }
+
     /// Finds the ways of a new coverage, and has it follow the links that were found before. Gives those that were not
     /// followed until now.
     pub(super) fn find(
@@ -168,7 +208,7 @@ impl Ways {
         // One may lead to where another one is.
         loop {
             let before = waiting.len();
-            waiting.retain(|link| {
+            waiting.retain(|link, owner| {
                 let way = avoided.follow(link);
                 if way.links.first() != Some(link) {
                     return false;
@@ -177,7 +217,7 @@ impl Ways {
                     // Whoever makes it his, or puts another one there, is told of.
                     links.extend(way.links.into_iter().chain([way.real.clone()]));
                     self.refused.insert(link.clone(), way.real);
-                    self.followed.insert(link.clone());
+                    self.followed.insert(link.clone(), *owner);
                     return false;
                 }
                 let is_weak = way.links.iter().any(|link| !is_roots(link, trust));
@@ -185,7 +225,7 @@ impl Ways {
                 if is_followed {
                     links.extend(way.links.iter().cloned());
                     ends.insert(link.clone(), way);
-                    self.followed.insert(link.clone());
+                    self.followed.insert(link.clone(), *owner);
                 }
                 !is_followed
             });
@@ -265,14 +305,25 @@ impl<S: Sink> Engine<S> {
         }
     }
 
+    /// Where there is no room, a link of the user who has most gives way, but no user's keeps out one of root.
     fn remember_link(&mut self, link: &Path) -> bool {
-        let has_room = self.ways.followed.len() < MAX_FOLLOWED;
+        let owner = self.watching.avoided().status(link).map_or(NOBODY, |link| link.st_uid);
+        let (has_room, surplus) = self.ways.room_for(owner);
+        if let Some(surplus) = surplus {
+            self.ways.followed.remove(&surplus);
+            self.note_unfollowed(&surplus);
+            self.way_changed(&surplus, Happened::default());
+        }
         if has_room {
-            self.ways.followed.insert(link.to_owned());
+            self.ways.followed.insert(link.to_owned(), owner);
         } else {
-            self.note_unwatched(link, format!("more than {MAX_FOLLOWED} links lead to watched paths"));
+            self.note_unfollowed(link);
         }
         has_room
+    }
+
+    fn note_unfollowed(&mut self, link: &Path) {
+        self.note_unwatched(link, format!("more than {MAX_FOLLOWED} links of users lead to watched paths"));
     }
 
     /// What leads to an entry came or went: the entry may be elsewhere now. That is found out once for all such changes
@@ -300,6 +351,9 @@ impl<S: Sink> Engine<S> {
         // A link that came or went below wildcards led, or leads, to where it is itself.
         for (configured, way) in self.ways.ends.clone() {
             let old = ends.remove(&configured).unwrap_or_else(|| Way::of(&configured));
+            if old.real == way.real {
+                self.tell_flipped(&configured, &way, &causes);
+            }
             self.retarget(&configured, &old, &way, &causes);
         }
         for (configured, old) in ends {
@@ -321,6 +375,28 @@ impl<S: Sink> Engine<S> {
         self.watch_links();
         self.forget_watches();
         self.note_waiting();
+    }
+
+    /// A way leads where it led, but may have led elsewhere in between. Of a link that is watched itself its own alert
+    /// says so.
+    fn tell_flipped(&mut self, configured: &Path, way: &Way, causes: &Causes) {
+        let happened = self.ways.flipped(causes, way, now());
+        if !happened.reappeared
+            || self.coverage.options(configured).is_some()
+            || !self.status.baseline_complete
+        {
+            return;
+        }
+        let is_trusted = self.trust.lane(configured) == Lane::Trusted;
+        let severity = if is_trusted { Severity::High } else { Severity::Medium };
+        let text = format!(
+            "the way to {} was replaced more than once: it leads to {} as before, in between it may have led elsewhere",
+            shown(configured),
+            shown(&way.real)
+        );
+        self.sink.log(&text);
+        let told = notice(shown(configured), text, &text_of_time(SystemTime::now()));
+        self.tell(Entry::default(), vec![with_circumstances(Alert { severity, ..told }, &happened)]);
     }
 
     /// A configured path leads elsewhere than before: says so, and takes what was known under it along, so that what is
@@ -380,7 +456,7 @@ impl<S: Sink> Engine<S> {
     /// Watches where a link leads that was found below an entry which follows links.
     pub(super) fn follow(&mut self, scan: u64, link: &Path) {
         let way = self.watching.avoided().follow(link);
-        let is_known = self.ways.followed.contains(link) && !self.ways.refused.contains_key(link);
+        let is_known = self.ways.followed.contains_key(link) && !self.ways.refused.contains_key(link);
         if way.links.first().is_none_or(|first| first != link) || is_known {
             return;
         }
@@ -480,6 +556,43 @@ mod tests {
             let chain = chain(number);
             assert!(doubts.causes.keys().any(|kept| chain.starts_with(kept)), "{chain:?}");
         }
+    }
+
+    #[test]
+    fn no_user_takes_the_room_for_followed_links_from_root_or_from_another_user() {
+        let mut ways = Ways::default();
+        let link = |owner: u32, number: usize| PathBuf::from(format!("/home/{owner}/{number:05}"));
+        for number in 0..MAX_FOLLOWED {
+            assert_eq!(ways.room_for(1000), (true, None));
+            ways.followed.insert(link(1000, number), 1000);
+        }
+
+        assert_eq!(ways.room_for(1000), (false, None));
+        assert_eq!(ways.room_for(0), (true, None));
+        assert_eq!(ways.room_for(1001), (true, Some(link(1000, MAX_FOLLOWED - 1))));
+        for number in 0..MAX_FOLLOWED {
+            ways.followed.insert(link(0, number), 0);
+        }
+        assert_eq!(ways.room_for(0), (false, None));
+    }
+
+    #[test]
+    fn a_link_that_came_twice_within_a_moment_may_have_led_elsewhere() {
+        let (mut ways, begun) = (Ways::default(), now());
+        let link = PathBuf::from("/etc/app");
+        let way = Way { real: "/srv/app".into(), links: vec![link.clone()] };
+        let came = Happened { appeared: true, ..Happened::finished() };
+        let mut twice = came.clone();
+        twice.merge(came.clone());
+        let mut flipped = |happened: &Happened, seconds: u64| {
+            let causes = Causes::from([(link.clone(), happened.clone())]);
+            ways.flipped(&causes, &way, begun + Duration::from_secs(seconds)).reappeared
+        };
+
+        assert!(!flipped(&came, 0) && flipped(&came, 0), "in two parts");
+        assert!(!flipped(&came, 10), "replaced once by the same");
+        assert!(flipped(&twice, 20));
+        assert!(!flipped(&Happened::finished(), 20));
     }
 
     #[test]

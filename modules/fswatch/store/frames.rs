@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -24,6 +26,9 @@ const SECTOR_BYTES: usize = 512;
 
 /// Longest frame, in bytes; a length beyond it is damage.
 const MAX_FRAME_BYTES: usize = 256 * 1024 * 1024;
+
+/// Bytes after the frames that are read.
+const TAIL_BYTES: u64 = 1 << 20;
 
 pub(super) const HEAD: u8 = 1;
 /// Tables of an earlier version, with whole values of extended attributes.
@@ -209,6 +214,22 @@ fn lacks_a_sector(content: &[u8], at: usize) -> bool {
     let first = (at + 1).next_multiple_of(SECTOR_BYTES).min(content.len());
     let is_empty = |part: &[u8]| part.iter().all(|byte| *byte == 0);
     is_empty(&content[at..first]) || content[first..].chunks(SECTOR_BYTES).any(is_empty)
+}
+
+/// Bytes of a file that have the form of frames, and of what follows as many as show whether they are torn.
+pub(super) fn length_of_frames(file: &File) -> io::Result<u64> {
+    let length = file.metadata()?.len();
+    let mut at = MAGIC.len() as u64;
+    let mut head = [0; 5];
+    while at + head.len() as u64 <= length {
+        file.read_exact_at(&mut head, at)?;
+        let payload = u32::from_le_bytes([head[0], head[1], head[2], head[3]]);
+        if payload as usize > MAX_FRAME_BYTES || !(HEAD..=TABLES).contains(&head[4]) {
+            break;
+        }
+        at += u64::from(payload) + (head.len() + SEAL_BYTES) as u64;
+    }
+    Ok(length.min(at + TAIL_BYTES))
 }
 
 /// Reads frames; gives the bytes of whole ones.

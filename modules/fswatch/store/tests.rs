@@ -273,3 +273,24 @@ proptest! {
         let _ = State::default().add(kind, &payload);
     }
 }
+
+#[test]
+fn a_baseline_that_claims_to_be_longer_than_all_memory_is_read_as_far_as_it_has_frames() {
+    let directory = tempfile::tempdir().unwrap();
+    let lengthen = |bytes| {
+        let file = OpenOptions::new().write(true).open(directory.path().join("fswatch.baseline")).unwrap();
+        file.set_len(bytes).unwrap();
+    };
+    let state = filled(directory.path());
+    lengthen(1 << 42);
+    let (_, opened) = Store::open(directory.path(), b"host").unwrap();
+    let Opened::Whole { state: read, .. } = opened else { panic!("{opened:?}") };
+    assert_eq!(content(&read), content(&state), "its end is what a power failure leaves");
+
+    fs::write(directory.path().join("fswatch.baseline"), "x").unwrap();
+    lengthen(1 << 42);
+    let (_, opened) = Store::open(directory.path(), b"host").unwrap();
+    let Opened::SetAside { why, .. } = opened else { panic!("{opened:?}") };
+    assert!(why.contains("does not start like a baseline"), "{why}");
+    assert!(matches!(Store::open(directory.path(), b"host").unwrap().1, Opened::Gone { .. } | Opened::New));
+}

@@ -25,5 +25,6 @@ mod quiet;
 mod rotations;
 mod rpm;
 mod running;
+mod undone;
 mod ways;
 mod who;

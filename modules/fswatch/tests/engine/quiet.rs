@@ -110,6 +110,16 @@ fn what_one_useradd_does_is_one_story() {
     assert_eq!(others.len(), 0, "{others:?}");
     assert!(story.alert.contains("account vigietest removed"), "{}", story.alert);
 
+    // What somebody else wrote meanwhile is not said to be the tool's doing alone.
+    let script = "echo evil::0:0::/:/bin/sh >>/etc/passwd; useradd -M vigieother";
+    assert!(Command::new("sh").args(["-c", script]).stderr(Stdio::null()).status().unwrap().success());
+    let (others, story) = next(&running, |alert| alert.event == Event::Group);
+    assert!(
+        others.iter().any(|alert| alert.path == "/etc/passwd" && alert.severity == "critical"),
+        "{others:?}"
+    );
+    assert!(story.alert.contains(" wrote these files at the same time"), "{}", story.alert);
+
     // Anybody else's change of the same files is told as always.
     let shadow = fs::read("/etc/shadow").unwrap();
     fs::write("/etc/shadow", [shadow.as_slice(), b"evil::1::::::\n"].concat()).unwrap();

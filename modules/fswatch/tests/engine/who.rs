@@ -320,6 +320,8 @@ fn an_overlay_is_watched_by_inotify_and_that_is_said() {
     let status = running.status_when(|status| !status.backends.is_empty());
     let choice = status.backends.iter().find(|choice| choice.at.starts_with(&merged)).unwrap();
     assert!(!choice.fanotify && choice.why.is_some(), "{choice:?}");
+    // Whoever writes the upper directory itself is not heard.
+    assert_eq!(status.remote, std::slice::from_ref(&merged));
 
     fs::write(merged.join("a"), "2").unwrap();
     fs::create_dir_all(merged.join("x/y")).unwrap();
