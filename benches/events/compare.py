@@ -110,6 +110,19 @@ def peak_kib(pid):
     return 0
 
 
+def pss_kib(pid):
+    """Memory with what other processes share divided among them: pages of the program's file, and the ring, which is
+    mapped twice, so that VmHWM has it twice."""
+    try:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1])
+    except OSError:
+        # A thread of the kernel.
+        pass
+    return 0
+
+
 def kernel_thread(name):
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -364,6 +377,8 @@ def main():
                         figures.setdefault((observer_of.name, kind), []).append((own, theirs))
                     peak = max((peak_kib(pid) for pid in observer.pids()), default=0)
                     figures.setdefault((observer_of.name, "lost"), []).append((observer.lost(), peak))
+                    shared = max((pss_kib(pid) for pid in observer.pids()), default=0)
+                    figures.setdefault((observer_of.name, "pss"), []).append(shared)
                 except (RuntimeError, OSError, subprocess.SubprocessError) as error:
                     missing[observer_of.name] = str(error)
                 finally:
@@ -391,7 +406,8 @@ def main():
             report[f"{observer}.{kind}"] = {"us_per_event": each, "observer_seconds": theirs, "slow_down_percent": slow}
         lost, peak = zip(*figures[observer, "lost"])
         if observer != "nothing":
-            say(f"{observer:10} lost {sum(lost)}, peak memory {max(peak) / 1024:.1f} MiB")
+            say(f"{observer:10} lost {sum(lost)}, peak memory {max(peak) / 1024:.1f} MiB, "
+                f"{max(figures[observer, 'pss']) / 1024:.1f} MiB with shared pages divided")
         report[f"{observer}.lost"] = sum(lost)
         report[f"{observer}.peak_kib"] = max(peak)
     if arguments.json:

@@ -15,6 +15,9 @@ use crate::shares::{Bounded, who_gives};
 /// then the oldest.
 const MOST: usize = 6000;
 
+/// Of these, processes that have ended: a storm of short ones would fill all places, and all of them be in memory.
+const MOST_ENDED: usize = 2000;
+
 /// Bytes that their commands and programs' paths may take together: paths can be long.
 const MOST_BYTES: usize = 2 << 20;
 
@@ -75,6 +78,8 @@ pub(crate) struct Table {
     rights: HashSet<Rc<Rights>>,
     /// Bytes of all processes.
     bytes: usize,
+    /// How many of them have ended.
+    ended: usize,
     readers: Pipes,
     writers: Pipes,
 }
@@ -189,7 +194,10 @@ impl Table {
     /// A process has ended; what it was.
     pub(crate) fn exit(&mut self, key: Key, time: i64) -> Option<&Process> {
         let process = self.processes.get_mut(&key)?;
-        process.ended = true;
+        if std::mem::replace(&mut process.ended, true) {
+            return Some(process);
+        }
+        self.ended += 1;
         if let Some(lane) = self.lanes.get_mut(&process.account) {
             lane.ended.push_back((time, key));
         }
@@ -203,6 +211,14 @@ impl Table {
         {
             lane.ended.pop_front();
             self.forget(account, key, true);
+        }
+        while self.ended > MOST_ENDED {
+            let counts = self.lanes.iter().map(|(account, lane)| (*account, lane.ended.len()));
+            let Some(gives) = who_gives(counts, MOST_ENDED) else { break };
+            let Some((_, key)) = self.lanes.get_mut(&gives).and_then(|lane| lane.ended.pop_front()) else {
+                break;
+            };
+            self.forget(gives, key, true);
         }
         while self.processes.len() > MOST || self.bytes > MOST_BYTES {
             let weight = |lane: &Lane| lane.count * PROCESS_BYTES + lane.bytes;
@@ -242,6 +258,7 @@ impl Table {
     fn let_go(&mut self, process: &Process) {
         let bytes = process.bytes();
         self.bytes -= bytes;
+        self.ended -= usize::from(process.ended);
         if let Some(lane) = self.lanes.get_mut(&process.account) {
             lane.count -= 1;
             lane.bytes -= bytes;
@@ -358,7 +375,7 @@ mod tests {
             table.exit(key(number), i64::from(number));
         }
 
-        assert!(table.len() <= MOST + 1);
+        assert!(table.len() <= MOST_ENDED + 2 && table.ended == table.len() - 1, "{}", table.ended);
         assert!(table.get(key(1)).is_some());
         assert!(table.get(key(19_999)).is_some());
         let lane = &table.lanes[&ANN];
