@@ -485,7 +485,7 @@ impl Walk {
         let mount = special.iter().find(|(point, _)| point == name).map(|(_, kind)| *kind);
         let root = listing.roots.iter().find(|(path, _)| path == name).map(|(_, root)| &self.roots[*root]);
         // A link that is a search path is followed further than others, on its own.
-        let root = root.filter(|_| matches!(kind, FileType::RegularFile | FileType::Directory));
+        let root = root.filter(|_| kind != FileType::Symlink);
         if mount.is_none() && root.is_none() {
             return None;
         }

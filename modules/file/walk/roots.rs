@@ -28,6 +28,13 @@ fn is_gone(path: &Path) -> bool {
     of_process(path).is_some_and(|(process, _)| !process.exists())
 }
 
+/// What lies at a search path, as it was asked for.
+fn named(root: &Root, real: PathBuf) -> (Arc<Place>, FileName<'_>) {
+    let place = root.path.parent().unwrap_or(&root.path).as_os_str().as_bytes().to_owned();
+    let called = root.path.file_name().unwrap_or_default().as_bytes().into();
+    (Arc::new(Place::elsewhere(place)), FileName::Elsewhere { called, real: real.into() })
+}
+
 impl Walk {
     /// The search paths that were not met and do not lie below another one of them.
     pub(super) fn outermost_unreached(&self) -> Vec<usize> {
@@ -45,12 +52,16 @@ impl Walk {
         root.reached.store(true, Ordering::Relaxed);
         let asked = root.path.as_os_str().as_bytes();
         worker.own.at_link(asked, b"");
+        self.root_link(root, worker);
         // When the path itself is a link: the investigator asked for this very one, as with find -H.
         let begun = open::real_path(&root.path).and_then(|real| {
             worker.own.at_directory(asked, real.as_os_str().as_bytes());
-            match open::status_without_links(&real)?.kind {
+            let kind = open::status_without_links(&real)?.kind;
+            let is_wanted = self.root_itself(root, &real, kind, worker);
+            match kind {
                 FileType::Directory => self.root_directory(root, &real, worker, pool)?,
                 FileType::RegularFile => self.root_file(root, real, worker),
+                _ if is_wanted => {}
                 _ => self.errors.add(asked, "is neither a file nor a directory, nor a link to one"),
             }
             Ok(())
@@ -66,6 +77,36 @@ impl Walk {
                 _ => self.cannot(asked, why),
             }
         }
+    }
+
+    /// The search path itself, when it is a link and links are searched for.
+    fn root_link(&self, root: &Root, worker: &mut Worker) {
+        let Some((parent, name)) = root.path.parent().zip(root.path.file_name()) else { return };
+        let Ok(parent) = open::real_path(parent) else { return };
+        let link = parent.join(name);
+        if open::status_without_links(&link).is_ok_and(|status| status.kind == FileType::Symlink) {
+            self.root_itself(root, &link, FileType::Symlink, worker);
+        }
+    }
+
+    /// The search path itself for those who search for what it is, if that is no file; whether anybody does.
+    fn root_itself(&self, root: &Root, real: &Path, kind: FileType, worker: &mut Worker) -> bool {
+        let wants = |search: &&usize| {
+            let search = &self.searches[**search];
+            // A link below another search path is met on the way from there.
+            let is_met = kind == FileType::Symlink
+                && search.paths.iter().any(|path| *path != root.path && root.path.starts_with(path));
+            kind != FileType::RegularFile && search.kinds.contains(&kind) && !is_met
+        };
+        let base: Arc<Path> = Arc::from(real);
+        let wanting = root.searches.iter().filter(wants);
+        let wanting: Vec<Interest> =
+            wanting.map(|search| Interest { search: *search, deepest: 1, base: Arc::clone(&base) }).collect();
+        if !wanting.is_empty() {
+            let (place, file) = named(root, real.to_owned());
+            self.file(&place, &file, &wanting, false, worker);
+        }
+        !wanting.is_empty()
     }
 
     fn root_directory(
@@ -93,11 +134,9 @@ impl Walk {
     fn root_file(&self, root: &Root, real: PathBuf, worker: &mut Worker) {
         let mut interests = Vec::new();
         self.add_root(root, 1, &Arc::from(real.as_path()), &mut interests);
-        let place = root.path.parent().unwrap_or(&root.path).as_os_str().as_bytes().to_owned();
-        let place = Arc::new(Place::elsewhere(place));
-        let called = root.path.file_name().unwrap_or_default().as_bytes().into();
+        let (place, file) = named(root, real);
         self.files.fetch_add(1, Ordering::Relaxed);
-        self.file(&place, &FileName::Elsewhere { called, real: real.into() }, &interests, true, worker);
+        self.file(&place, &file, &interests, true, worker);
     }
 
     /// Adds the searches whose path this is; one that is interested already goes as deep as it may from either.

@@ -16,7 +16,7 @@ fn other_kinds_than_files_are_found_when_they_are_asked_for() {
 
     let of = |kinds: serde_json::Value| tree.find(json!({"types": kinds}));
 
-    assert_eq!(of(json!(["directory"])), ["a"]);
+    assert_eq!(of(json!(["directory"])), ["", "a"]);
     assert_eq!(of(json!(["link", "socket"])), ["a/link", "a/socket"]);
     assert_eq!(of(json!(["file", "link"])), ["a/file", "a/link"]);
     assert_eq!(of(json!([])), ["a/file"]);

@@ -47,6 +47,43 @@ fn a_search_path_that_is_no_file_is_an_error() {
 }
 
 #[test]
+fn a_search_path_itself_is_found_whatever_it_is() {
+    let tree = Tree::with(&[("directory/inner", "x")]);
+    mknodat(CWD, tree.path("fifo"), FileType::Fifo, Mode::RUSR, 0).unwrap();
+    let _listener = UnixListener::bind(tree.path("socket")).unwrap();
+    for (target, link) in [("directory", "to_directory"), ("gone", "dangling"), ("fifo", "to_fifo")] {
+        symlink(target, tree.path(link)).unwrap();
+    }
+    let found = |paths: &[&str], kinds: &[&str]| {
+        let paths: Vec<String> = paths.iter().map(|path| tree.text(path)).collect();
+        let result = ask(&json!({"searches": {
+            "s": {"paths": paths, "types": kinds, "names": ["."], "options": {"matchall": true}}
+        }}));
+        (tree.files(&elements(&result)["s"]), result.errors.is_none())
+    };
+    let these = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+
+    for (path, kind) in [
+        ("directory", "directory"),
+        ("to_directory", "directory"),
+        ("to_directory", "link"),
+        ("fifo", "fifo"),
+        ("to_fifo", "fifo"),
+        ("to_fifo", "link"),
+        ("socket", "socket"),
+    ] {
+        assert_eq!(found(&[path], &[kind]).0, [path], "{path} {kind}");
+    }
+    assert_eq!(found(&["dangling"], &["link"]).0, ["dangling"]);
+    assert_eq!(found(&["fifo"], &["socket", "directory"]), (these(&[]), false));
+    // What is met on the way from another search path is found once.
+    let all = ["", "directory", "fifo", "to_fifo", "to_directory"];
+    assert_eq!(found(&all, &["fifo"]).0, ["fifo", "to_fifo"]);
+    assert_eq!(found(&all, &["link"]).0, ["dangling", "to_directory", "to_fifo"]);
+    assert_eq!(found(&["directory", "directory"], &["directory"]).0, ["directory"]);
+}
+
+#[test]
 fn odd_names_are_found() {
     let tree = Tree::new();
     let odd = ["-rf", "a b", "new\nline", "quote\"", "back\\slash", "é", ".hidden", "*"];
