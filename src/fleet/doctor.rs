@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use futures_util::future::join_all;
 use serde::Serialize;
 use serde_json::json;
 use vigie_fleet::broker::client::{random_token, tls};
@@ -114,15 +115,16 @@ fn keys(inventory: &Inventory) -> BTreeMap<String, String> {
 
 /// Whether each stream answers; everybody may ask for the newest message.
 async fn streams(connection: &Connection) -> Finding {
-    let mut missing = Vec::new();
-    for stream in STREAMS {
-        let filter = if stream == POLICY { POLICY_SUBJECT.to_owned() } else { EVERY_ALERT.to_owned() };
+    // All at once: one that does not answer is waited for as long as a cluster may take to elect.
+    let asked = STREAMS.map(|stream| async move {
+        let filter = if stream == POLICY { POLICY_SUBJECT } else { EVERY_ALERT };
         // Whether something is there is not the question.
-        let answer = stored::get(&connection.client, stream, Which::Last(&filter)).await;
-        if let Err(error @ StoredError::Request { .. }) = answer {
-            missing.push(format!("{stream} ({error})"));
+        match stored::get(&connection.client, stream, Which::Last(filter)).await {
+            Err(error @ StoredError::Request { .. }) => Some(format!("{stream} ({})", ErrorChain(&error))),
+            _ => None,
         }
-    }
+    });
+    let missing: Vec<String> = join_all(asked).await.into_iter().flatten().collect();
     if missing.is_empty() {
         return good("streams", format!("{} answer", STREAMS.len()));
     }

@@ -63,7 +63,7 @@ pub struct Entry {
 #[derive(Debug, thiserror::Error)]
 pub enum StoredError {
     /// No answer.
-    #[error("the broker does not respond to {what}")]
+    #[error("no answer of the broker to {what}")]
     Request {
         /// Stream or subject.
         what: String,
