@@ -219,6 +219,13 @@ fn an_enroller_counts_what_is_in_a_stream_that_was_made_anew() {
     let text = token(&up, &["--approved", "--uses", "2"]);
     let approver = Approver::start(up.place.path(), &up.path("fleet/enroller/fleet.toml"), &[]);
     assert_eq!(join(&host(), &text, &["--name", "web-1"]).code, 0);
+    // It has looked again since, so that its next look begins behind its own record.
+    let unruled = token(&up, &["--uses", "1"]);
+    assert_eq!(join(&host(), &unruled, &["--name", "web-9", "--wait", "1s"]).code, 3);
+    let output = up.place.path().join("approve.out");
+    wait_until("it has looked", || {
+        fs::read_to_string(&output).expect("it writes there").contains("web-9").then_some(())
+    });
     let id = Pid::from_raw(approver.child.id().try_into().expect("an ID fits"));
     kill(id, Signal::SIGSTOP).expect("it runs");
     lose_enrolments(&up);
@@ -231,6 +238,26 @@ fn an_enroller_counts_what_is_in_a_stream_that_was_made_anew() {
 
     assert!(third.code == 77 && third.err.contains("all 2 permitted hosts"), "{third:?}");
     assert_eq!(join(&two, &text, &["--name", "web-2"]).code, 0);
+}
+
+/// What it counted in the former stream is more than the new one has.
+#[test]
+fn an_enroller_goes_on_in_a_stream_that_was_made_anew_and_is_empty() {
+    if server_is_missing() {
+        return;
+    }
+    let up = Up::start();
+    let text = token(&up, &["--approved", "--uses", "2"]);
+    let _approver = Approver::start(up.place.path(), &up.path("fleet/enroller/fleet.toml"), &[]);
+    assert_eq!(join(&host(), &text, &["--name", "web-1"]).code, 0);
+    lose_enrolments(&up);
+
+    let second = join(&host(), &text, &["--name", "web-2"]);
+
+    assert_eq!(second.code, 0, "{second:?}");
+    // Who was let in before still counts.
+    let third = join(&host(), &text, &["--name", "web-3"]);
+    assert!(third.code == 77 && third.err.contains("all 2 permitted hosts"), "{third:?}");
 }
 
 #[test]
