@@ -46,7 +46,9 @@ fn put_run(all: &mut Map<String, Value>, run: &Run, names: &Names) {
     };
     put("path", text(&run.program.path));
     if !run.filename.is_empty() {
-        put("filename", text(&run.filename));
+        // The script, where there is one.
+        let name = run.filename.rsplit(|byte| *byte == 0).next().unwrap_or_default();
+        put("filename", text(name));
     }
     put("argv", run.arguments.iter().map(text).collect());
     if run.argument_bytes as usize > run.arguments.bytes().len() + 1 {

@@ -35,7 +35,7 @@ use crate::listeners::{self, Listeners};
 use crate::logins::Wtmp;
 use crate::parameters::{NOT_RECORDED, NOT_RUNNING};
 use crate::record::{Key, Kind, Record, Run, Session, What};
-use crate::rules::{Facts, Rules, script_of};
+use crate::rules::{Facts, Rules};
 use crate::shares::Bounded;
 use crate::table::Table;
 
@@ -587,11 +587,8 @@ impl<S: Sink> Engine<S> {
     }
 
     fn keep(&mut self, mut record: Record, account: Account) {
-        if let What::Exec(run) = &mut record.what
-            && run.filename.is_empty()
-            && let Some(script) = script_of(run)
-        {
-            run.filename = script;
+        if let What::Exec(run) = &mut record.what {
+            run.add_script();
         }
         match &mut self.store {
             Some(store) => store.add(&record, account),

@@ -318,6 +318,37 @@ fn a_program_is_found_by_its_name_and_what_users_did_by_theirs() {
 }
 
 #[test]
+fn a_script_is_found_by_its_place_however_it_was_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Lanes::open(dir.path(), 1 << 20).unwrap();
+    for (path, filename, arguments) in [
+        ("/usr/bin/dash", "/usr/bin/sh", "sh\0./x.sh"),
+        ("/usr/bin/dash", "/tmp/x.sh", "/bin/sh\0./x.sh"),
+        ("/usr/bin/dash", "/usr/bin/sh", "sh\0-ex\0x.sh\0-c"),
+        ("/usr/bin/python3.11", "", "python3\0-u\0/tmp/x.sh"),
+        ("/usr/bin/busybox", "", "busybox\0sh\0x.sh"),
+        ("/usr/bin/dash", "/usr/bin/sh", "sh\0-c\0x.sh"),
+        ("/usr/bin/cat", "", "cat\0/tmp/x.sh"),
+    ] {
+        let mut exec = record(1);
+        if let What::Exec(run) = &mut exec.what {
+            run.program.path = path.into();
+            run.filename = filename.into();
+            run.cwd = b"/tmp".to_vec();
+            run.arguments = Listed::from_bytes(arguments.into());
+            run.add_script();
+        }
+        store.add(&exec, ROOT);
+    }
+    store.seal().unwrap();
+    let found = |pattern: &str| search(dir.path(), store.snapshot(), &json!({"ran": [pattern]})).hits.len();
+
+    assert_eq!(found("/tmp/*"), 5);
+    assert_eq!(found("x.sh"), 5);
+    assert_eq!(found("sh"), 3);
+}
+
+#[test]
 fn a_question_that_nothing_can_answer_is_refused() {
     let names = vigie_host::users::Names::of(Path::new("/"));
     for question in [

@@ -300,6 +300,11 @@ impl Wanted {
         })
     }
 
+    /// What was executed, and a script behind it (see [`crate::record::Run::add_script`]).
+    fn is_filename(&self, filename: &[u8]) -> bool {
+        filename.split(|byte| *byte == 0).any(|path| !path.is_empty() && self.is_path(path))
+    }
+
     /// Kinds that have a user and nothing that a block could be left out by. Exits are asked for by name: each exec has
     /// one, and twice as many events would be listed.
     fn has_users(&self, kind: Kind) -> bool {
@@ -330,7 +335,7 @@ impl Wanted {
         }
         if !self.ran.is_empty()
             && !any(Texts::Programs, &|program| path_of(program).is_some_and(|path| self.is_path(path)))?
-            && !any(Texts::Filenames, &|name| self.is_path(name))?
+            && !any(Texts::Filenames, &|name| self.is_filename(name))?
         {
             return Ok(false);
         }
@@ -400,7 +405,7 @@ impl Wanted {
         let program = run.map(|run| &run.program).or(socket.map(|socket| &socket.program));
         let rights = run.map(|run| &run.rights).or(socket.map(|socket| &socket.rights));
         let path = program.is_some_and(|program| self.is_path(&program.path))
-            || run.is_some_and(|run| !run.filename.is_empty() && self.is_path(&run.filename));
+            || run.is_some_and(|run| self.is_filename(&run.filename));
         (self.ran.is_empty() || path)
             && (self.by.is_empty() || rights.is_some_and(|rights| self.is_by(rights)))
             && (self.hash.is_empty() || digest.is_some_and(|digest| self.hash.contains(digest)))

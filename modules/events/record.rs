@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use vigie_kernel_events::{DESCRIPTORS, Descriptor, Exec, File, Listed};
 
-use crate::rules::absolute;
+use crate::rules::{absolute, script_of};
 
 /// Names a process for as long as the host runs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -105,6 +105,16 @@ pub(crate) struct Run {
 }
 
 impl Run {
+    /// Puts the script that an interpreter is told to run behind what was executed, with a NUL between them: both are
+    /// asked for, as for `sh` in `sh x`.
+    pub(crate) fn add_script(&mut self) {
+        let Some(script) = script_of(self).filter(|script| *script != self.filename) else { return };
+        if !self.filename.is_empty() {
+            self.filename.push(0);
+        }
+        self.filename.extend_from_slice(&script);
+    }
+
     /// What is kept of an exec.
     pub(crate) fn of(exec: Exec) -> Self {
         let rights = Rights::of(&exec.who);
