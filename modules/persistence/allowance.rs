@@ -13,6 +13,9 @@ pub(crate) const ROOT: u32 = 0;
 /// a name in a directory that is listed, which takes about a microsecond.
 const ALLOWANCE: u64 = 3_000_000;
 
+/// Most entries of the coverage that are about the files of one account other than root.
+const MAX_NOTED: usize = 50;
+
 /// What it costs to look for a file by its path.
 pub(crate) const COST_OF_NAME: u64 = 10;
 
@@ -39,6 +42,29 @@ pub(crate) fn cost_of_record(record: &Record) -> u64 {
 }
 
 impl Scan<'_> {
+    /// Notes what is not examined; of one account no more than leaves room for others.
+    pub(crate) fn skip(&self, what: impl Into<String>, why: impl Into<String>) {
+        let what = what.into();
+        let account = match self.reads_for {
+            ROOT => self.home_of(what.as_bytes()).map_or(ROOT, |home| home.uid),
+            account => account,
+        };
+        let coverage = &mut self.so_far.locked().0.coverage;
+        let mut noted = self.noted.borrow_mut();
+        let noted = noted.entry(account).or_default();
+        match *noted {
+            MAX_NOTED if account != ROOT => {
+                let name = self.name_of(account).cloned().unwrap_or_else(|| account.to_string());
+                coverage.skip(format!("more of {name}'s files"), "of one account, only some are listed here");
+            }
+            _ => {
+                let before = coverage.not_examined.len();
+                coverage.skip(what, why);
+                *noted += coverage.not_examined.len() - before;
+            }
+        }
+    }
+
     /// Who decides what is in a file, and pays for what it leads to.
     pub(crate) fn writer(&self, file: &Entry) -> u32 {
         match self.payer(file) {

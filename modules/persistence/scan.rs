@@ -1,5 +1,6 @@
 //! Goes through the catalogue and notes what it finds.
 
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -50,7 +51,7 @@ pub(crate) struct Opened {
 pub(crate) struct SoFar(Mutex<(Finished, String)>);
 
 impl SoFar {
-    fn locked(&self) -> MutexGuard<'_, (Finished, String)> {
+    pub(crate) fn locked(&self) -> MutexGuard<'_, (Finished, String)> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -79,13 +80,15 @@ pub(crate) struct Scan<'a> {
     /// Names, numbers and homes of all accounts; the homes need not be there.
     pub(crate) logins: Vec<(String, u32, Vec<u8>)>,
     /// Names of users, by their numbers.
-    users: HashMap<u32, String>,
+    pub(crate) users: HashMap<u32, String>,
     pub(crate) so_far: &'a SoFar,
     /// How many records it has.
     found: usize,
     /// Directives and files that were looked at, reported or not.
     pub(crate) examined: u64,
     digested: u64,
+    /// How many entries of the coverage are about each account's files.
+    pub(crate) noted: RefCell<HashMap<u32, usize>>,
     pub(crate) seen: HashSet<(Vec<u8>, &'static str)>,
     /// Files that were found because others name them.
     pub(crate) followed: usize,
@@ -141,6 +144,7 @@ impl<'a> Scan<'a> {
             found: 0,
             examined: 0,
             digested: 0,
+            noted: RefCell::default(),
             seen: HashSet::new(),
             followed: 0,
             reads_for: ROOT,
@@ -182,11 +186,6 @@ impl<'a> Scan<'a> {
         self.live();
         self.walk();
         self.attributes();
-    }
-
-    /// Notes what is not examined.
-    pub(crate) fn skip(&self, what: impl Into<String>, why: impl Into<String>) {
-        self.so_far.locked().0.coverage.skip(what, why);
     }
 
     /// Whether a technique was asked for.

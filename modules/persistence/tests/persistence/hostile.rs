@@ -276,12 +276,29 @@ fn names_of_what_is_not_examined_leave_room_for_the_answer() {
     let host = Host::fresh();
     let lines: String = (0..250).map(|number| format!(". $X{number}{}\n", "x".repeat(4_000))).collect();
     for number in 0..5 {
-        host.write(&format!("/home/ann/.bashrc.d/{number}"), &lines, 0o644);
+        host.write(&format!("/etc/profile.d/{number}.sh"), &lines, 0o644);
     }
 
-    let coverage = host.ask(json!({"technique": "user-rc"})).coverage.expect("persistence always says it");
+    let coverage = host.ask(json!({"technique": "profile"})).coverage.expect("persistence always says it");
 
     let bytes = serde_json::to_vec(&coverage).expect("it is JSON").len();
     assert!((1 << 19..=(1 << 20) + 4096).contains(&bytes), "{bytes}");
     assert_eq!(coverage.not_examined.last().map(|last| &*last.what), Some("more"));
+}
+
+#[test]
+fn one_account_does_not_fill_the_coverage() {
+    let host = Host::fresh();
+    host.append("/etc/passwd", "bob:x:1001:1001::/home/bob:/bin/bash\n");
+    let many: String = (0..2_000).map(|number| format!(". \"/x$A/{number}\"\n")).collect();
+    host.write("/home/ann/.bashrc", &many, 0o644);
+    host.write("/home/bob/.bashrc", ". \"/x$A/bob\"\n", 0o644);
+    if !host.give_homes() {
+        return;
+    }
+
+    let coverage = host.ask(json!({"technique": "user-rc"})).coverage.expect("persistence always says it");
+
+    let of = |name: &str| coverage.not_examined.iter().filter(|one| one.what.contains(name)).count();
+    assert_eq!((of("/home/ann/"), of("more of ann's files"), of("/home/bob/")), (50, 1, 1), "{coverage:?}");
 }
