@@ -15,6 +15,7 @@ mod content;
 mod covering;
 mod expected;
 pub(crate) mod health;
+mod hung;
 mod linked;
 mod log_names;
 mod logs;
@@ -169,6 +170,8 @@ pub struct Engine<S> {
     listed_bytes: usize,
     rotations: Rotations,
     scans: BTreeMap<u64, Scan>,
+    /// Directories whose disk or server does not respond.
+    hung: BTreeSet<PathBuf>,
     /// For hashes of paths that only this engine can make.
     path_keys: Keys,
     /// Notifications were lost while everything was being compared.
@@ -273,6 +276,7 @@ impl<S: Sink> Engine<S> {
             listed_bytes: 0,
             rotations: Rotations::default(),
             scans: BTreeMap::new(),
+            hung: BTreeSet::new(),
             path_keys: Keys::default(),
             lost_again: false,
             numbers: 0,

@@ -5,16 +5,19 @@
 //! directory to list and compare with what is known of it, or some paths to look at. A directory in which much has to
 //! be read is cut into parts that all threads share.
 
+mod desks;
 mod listing;
 mod queue;
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+pub(crate) use self::desks::Doing;
+use self::desks::{Desk, Desks};
 pub(crate) use self::listing::PORTION_NAMES;
 pub use self::listing::ToRead;
 use self::listing::{Listing, list, parts, read_part};
@@ -207,6 +210,8 @@ pub enum Report {
         /// `before`.
         found: io::Result<Option<(Object, bool)>>,
     },
+    /// A directory whose listing was given up was listed after all, or cannot be.
+    Responds(PathBuf),
     /// Some paths were looked at.
     Looked {
         /// The round.
@@ -282,43 +287,14 @@ impl Findings {
     }
 }
 
-/// What a thread does, and since when. Nothing takes long but what waits for a disk: much is done in slices.
-#[derive(Debug, Clone)]
-pub(crate) struct Doing {
-    /// To whom it is accounted.
-    pub(crate) lane: Lane,
-    /// The directory or the file.
-    pub(crate) path: PathBuf,
-    /// When it began.
-    pub(crate) since: Instant,
-}
-
-impl Doing {
-    #[expect(clippy::disallowed_methods, reason = "a disk takes real time")]
-    fn now(lane: Lane, path: &Path) -> Self {
-        Self { lane, path: path.to_owned(), since: Instant::now() }
-    }
-
-    /// Of a job that no round waits for.
-    fn of(job: &Job) -> Option<Self> {
-        match job {
-            Job::List { directory, charge, .. } => Some(Self::now(charge.lane, directory)),
-            Job::Part { directory, lane, .. } => Some(Self::now(*lane, directory)),
-            Job::Read { path, lane, .. } => Some(Self::now(*lane, path)),
-            Job::Look { .. } => None,
-        }
-    }
-}
-
-/// What each thread does.
-type Desks = Arc<Vec<Mutex<Option<Doing>>>>;
-
 /// The threads. They end with it.
 #[derive(Debug)]
 pub(crate) struct Workers {
     queue: Arc<Queue>,
     threads: usize,
     desks: Desks,
+    mailbox: Mailbox,
+    avoided: Avoided,
 }
 
 impl Workers {
@@ -328,19 +304,46 @@ impl Workers {
     /// When the system gives no thread.
     pub(crate) fn start(mailbox: &Mailbox, avoided: &Avoided) -> io::Result<Self> {
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).clamp(1, 8);
-        let desks = Arc::new((0..=threads).map(|_| Mutex::default()).collect());
-        let workers = Self { queue: Arc::default(), threads, desks };
-        let start = |name: String, desk: usize, serves: Serves| {
-            let (queue, mailbox, avoided) = (Arc::clone(&workers.queue), mailbox.clone(), avoided.clone());
-            let desks = Arc::clone(&workers.desks);
-            let thread = std::thread::Builder::new().name(name).stack_size(256 * 1024);
-            thread.spawn(move || work(&queue, serves, &mailbox, &avoided, &desks[desk])).map(drop)
-        };
-        start("worker trusted".to_owned(), threads, Serves::Trusted)?;
+        let (mailbox, avoided) = (mailbox.clone(), avoided.clone());
+        let workers = Self { queue: Arc::default(), threads, desks: Desks::default(), mailbox, avoided };
+        workers.start_thread("worker trusted".to_owned(), Serves::Trusted)?;
         for number in 0..threads {
-            start(format!("worker {number}"), number, Serves::All)?;
+            workers.start_thread(format!("worker {number}"), Serves::All)?;
         }
         Ok(workers)
+    }
+
+    fn start_thread(&self, name: String, serves: Serves) -> io::Result<()> {
+        let (queue, mailbox, avoided) = (Arc::clone(&self.queue), self.mailbox.clone(), self.avoided.clone());
+        let desk = self.desks.add();
+        let thread = std::thread::Builder::new().name(name).stack_size(256 * 1024);
+        thread.spawn(move || work(&queue, serves, &mailbox, &avoided, &desk)).map(drop)
+    }
+
+    /// Gives up listings that take longer than this and are meant, and puts other threads in the place of those that
+    /// wait for them. Of each a [`Report::Responds`] follows if it comes to its end.
+    pub(crate) fn give_up(
+        &self,
+        now: Instant,
+        longest: Duration,
+        is_meant: impl Fn(&Doing) -> bool,
+    ) -> Vec<Doing> {
+        let mut given_up = self.desks.give_up(now, longest, &is_meant);
+        let lost = given_up.len();
+        // Who takes the place of a thread must not come to wait for the same directory.
+        let waiting: Vec<Job> =
+            given_up.iter().flat_map(|doing| self.queue.take_listings(&doing.path)).collect();
+        for job in waiting {
+            match Doing::of(&job).filter(&is_meant) {
+                Some(doing) => given_up.push(doing),
+                None => self.put([job]),
+            }
+        }
+        for _ in 0..lost {
+            // Without another one the others do the work.
+            self.start_thread("worker".to_owned(), Serves::All).ok();
+        }
+        given_up
     }
 
     /// Number of threads that list directories.
@@ -351,7 +354,7 @@ impl Workers {
 
     /// What the threads do now.
     pub(crate) fn doing(&self) -> impl Iterator<Item = Doing> {
-        self.desks.iter().filter_map(|desk| desk.lock().unwrap_or_else(PoisonError::into_inner).clone())
+        self.desks.doing().into_iter()
     }
 
     /// Hands over jobs.
@@ -368,13 +371,12 @@ impl Drop for Workers {
     }
 }
 
-fn work(queue: &Queue, serves: Serves, mailbox: &Mailbox, avoided: &Avoided, desk: &Mutex<Option<Doing>>) {
+fn work(queue: &Queue, serves: Serves, mailbox: &Mailbox, avoided: &Avoided, desk: &Desk) {
     let mut scratch = Scratch::beside(avoided.clone());
-    let does = |doing| *desk.lock().unwrap_or_else(PoisonError::into_inner) = doing;
     loop {
-        does(None);
+        desk.finish();
         let Some(job) = queue.next(serves) else { return };
-        does(Doing::of(&job));
+        desk.begin(&job);
         scratch.slice = Some(SLICE_BYTES);
         match job {
             Job::List { scan, directory, after, known, rules, charge } => {
@@ -408,6 +410,9 @@ fn work(queue: &Queue, serves: Serves, mailbox: &Mailbox, avoided: &Avoided, des
                     }
                 }
                 findings.bytes_read = scratch.bytes_read - read_before;
+                if !desk.finish() {
+                    return mailbox.report(Report::Responds(directory));
+                }
                 // The report of the whole is there before those of its parts.
                 let listed = Listed { directories, findings, parts: jobs.len(), rest_after, error };
                 mailbox.report(Report::Listed { scan, directory, listed, charge });
@@ -424,6 +429,9 @@ fn work(queue: &Queue, serves: Serves, mailbox: &Mailbox, avoided: &Avoided, des
                     None
                 });
                 findings.bytes_read = scratch.bytes_read - read_before;
+                if !desk.finish() {
+                    return mailbox.report(Report::Responds(directory));
+                }
                 let job = rest.map(|files| Job::Part { scan, directory: directory.clone(), files, lane });
                 let (parts, charge) = (job.iter().len(), Charge { lane, bytes: 0 });
                 mailbox.report(Report::Read { scan, directory, findings, parts, charge });

@@ -53,6 +53,7 @@ impl<S: Sink> Engine<S> {
             }
             Report::Probed { .. }
             | Report::Replaced(_)
+            | Report::Responds(_)
             | Report::Accounts(_)
             | Report::Running { .. }
             | Report::Ended { .. } => true,
@@ -151,6 +152,7 @@ impl<S: Sink> Engine<S> {
             Report::Looked { round, outcomes } => self.note_looked(round, outcomes),
             Report::Recorded { round, answers } => self.note_recorded(round, answers),
             Report::Probed { at, made } => self.note_probed(&at, made),
+            Report::Responds(directory) => self.note_responds(directory),
             Report::Replaced(made) => self.note_replaced(made),
             Report::Accounts(story) => self.note_accounts(&story),
             Report::Running { process, runs } => self.note_running(process, runs),

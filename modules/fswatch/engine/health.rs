@@ -65,6 +65,7 @@ impl<S: Sink> Engine<S> {
             return;
         }
         self.health.measured = Some(now);
+        self.give_up_listings();
         let before = self.health.conditions();
         let behind =
             self.oldest_look(now).filter(|(late, _)| *late > self.coverage.rules().settings().behind);

@@ -352,6 +352,10 @@ impl<S: Sink> Engine<S> {
                 self.note_avoided();
                 continue;
             }
+            if self.is_hung(&directory) {
+                self.note_hung(&directory);
+                continue;
+            }
             if !self.coverage.descends(&directory) || !self.watch_directory(&directory) {
                 if self.ledger.state().baseline.contains(&directory) {
                     // All that is known below it goes with it.

@@ -1,6 +1,7 @@
 //! Whose work is done next.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::path::Path;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::Job;
@@ -145,6 +146,17 @@ impl Queue {
         // One that is not for the thread which wakes would wait for the next.
         self.arrived.notify_all();
         dropped
+    }
+
+    /// Takes back what waits of scans in a directory.
+    pub(super) fn take_listings(&self, directory: &Path) -> Vec<Job> {
+        let is_in = |job: &mut Job| match job {
+            Job::List { directory: other, .. } | Job::Part { directory: other, .. } => {
+                other.starts_with(directory)
+            }
+            _ => false,
+        };
+        self.lock().scans.extract_if(.., is_in).collect()
     }
 
     /// Waits for a job; none when there will be no more.

@@ -31,6 +31,7 @@ on_every_backend! {
     a_life_that_ends_before_everything_was_compared_leaves_the_time_and_raises_no_alarm,
     queues_that_overflow_again_and_again_make_one_comparison_more_and_no_storm_of_notices,
     a_listing_that_does_not_return_is_said_and_so_is_what_is_lost_meanwhile,
+    scans_go_on_past_directories_that_do_not_respond_and_name_them,
 }
 
 fn a_rescan_finds_what_gave_no_notification() {
@@ -133,6 +134,61 @@ fn a_listing_that_does_not_return_is_said_and_so_is_what_is_lost_meanwhile() {
     );
     let names: Vec<_> = status.conditions.iter().map(|one| one.name.as_str()).collect();
     assert!(names.contains(&"looks-behind") && names.contains(&"notifications-lost"), "{names:?}");
+}
+
+/// Mounts that are aborted in the end.
+struct Mounted<'a>(&'a [std::path::PathBuf]);
+
+impl Drop for Mounted<'_> {
+    fn drop(&mut self) {
+        for point in self.0 {
+            umount2(point, MntFlags::MNT_FORCE | MntFlags::MNT_DETACH).ok();
+        }
+    }
+}
+
+fn scans_go_on_past_directories_that_do_not_respond_and_name_them() {
+    if !own_mounts() {
+        return;
+    }
+    let temp = tempfile::tempdir().unwrap();
+    let watched = temp.path().join("w");
+    // As many as there are threads that list.
+    let number = std::thread::available_parallelism().map_or(1, |number| number.get().min(8));
+    let points: Vec<_> = (0..number).map(|number| watched.join(format!("m{number}"))).collect();
+    points.iter().for_each(|point| fs::create_dir_all(point).unwrap());
+    fs::create_dir(watched.join("a")).unwrap();
+    fs::write(watched.join("a/file"), "1").unwrap();
+    let running = Running::on(&[&recursive(&watched)]);
+    let mut servers = Vec::new();
+    // Whatever fails, nobody waits for them for ever.
+    let _mounts = Mounted(&points);
+    for point in &points {
+        let Ok(server) = fs::File::options().read(true).write(true).open("/dev/fuse") else {
+            return vigie_skipped::skipped("no /dev/fuse");
+        };
+        let options = format!("fd={},rootmode=40000,user_id=0,group_id=0,allow_other", server.as_raw_fd());
+        if !mount_at("unlisted", Some("fuse.unlisted"), point, MsFlags::empty(), Some(&options)) {
+            return;
+        }
+        servers.push(std::thread::spawn(move || serve_without_listing(server)));
+    }
+
+    let answers =
+        [(); 2].map(|()| running.ask(|done| Order::Rescan { paths: Vec::new(), prove: false, done }));
+    let status = running.status_when(|status| {
+        points.iter().all(|point| status.unwatched.contains_key(point))
+            && status.conditions.iter().any(|one| one.name == "directories-unwatched")
+    });
+    drop(Mounted(&points));
+    let after = running.status_when(|status| status.conditions.is_empty() && status.scans.is_empty());
+    running.stop();
+    servers.into_iter().for_each(|server| server.join().unwrap());
+
+    assert!(answers.iter().all(|answer| answer["rescanned"] == true), "{answers:?}");
+    let is_named = |one: &vigie_sdk::Condition| one.name == "directories-unwatched";
+    assert!(status.conditions.iter().any(is_named), "{status:?}");
+    assert!(after.conditions.iter().all(|one| !is_named(one)), "{after:?}");
 }
 
 /// Stores to a mapped page of a file, each time it is told to by a line.
