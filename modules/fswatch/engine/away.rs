@@ -67,12 +67,13 @@ impl<S: Sink> Engine<S> {
             return told;
         }
         let Some(difference) = compare(Some(&was), Some(there), options) else { return told };
-        let Alert { severity, alert: text, before, .. } =
+        let Alert { severity, alert: text, .. } =
             alert(&seen.path, Some(&was), Some(there), difference, options, &told.rule, &told.time);
         if severity <= told.severity {
             return told;
         }
         let text = format!("{}; it was removed a moment ago and is another one now: {text}", told.alert);
-        Alert { severity, alert: text, before, ..told }
+        // There was nothing right before it: whoever replays the alerts took what was there away with the removal.
+        Alert { severity, alert: text, ..told }
     }
 }
