@@ -182,7 +182,9 @@ fn is_one_of(name: &str, names: &[&str]) -> bool {
 fn key(line: &Line, names: &[&str]) -> Option<Item> {
     let (name, value) = line.text.split_once('=')?;
     let name = name.trim().trim_start_matches('+').trim();
-    is_one_of(name, names).then(|| Item { note: Some(name.to_owned()), ..item(line, value.trim()) })
+    // Where a semicolon begins no comment, no name begins with it either.
+    (!name.starts_with(';') && is_one_of(name, names))
+        .then(|| Item { note: Some(name.to_owned()), ..item(line, value.trim()) })
 }
 
 fn word(line: &Line, names: &[&str]) -> Option<Item> {
@@ -221,10 +223,12 @@ fn setting(line: &Line) -> Option<Item> {
 
 /// Whether a command stands in or behind an assignment.
 fn runs(text: &str) -> bool {
-    /// How Debian's GRUB asks for the name of the system.
-    const KNOWN: [&str; 3] = [
+    /// How distributions' settings of GRUB ask for the name of the system.
+    const KNOWN: [&str; 5] = [
+        "GRUB_DISTRIBUTOR=\"$(sed 's, release .*$,,g' /etc/system-release)\"",
         "GRUB_DISTRIBUTOR=`lsb_release -i -s 2> /dev/null || echo Debian`",
         "GRUB_DISTRIBUTOR=`( . /etc/os-release; echo ${NAME:-Debian} ) 2>/dev/null || echo Debian`",
+        "GRUB_DISTRIBUTOR=`( . /etc/os-release; echo ${NAME:-Ubuntu} ) 2>/dev/null || echo Ubuntu`",
         "GRUB_DISTRIBUTOR=`( . /etc/os-release && echo ${NAME} )`",
     ];
     let Some((_, value)) = text.split_once('=').filter(|_| !KNOWN.contains(&text.trim())) else {
@@ -561,6 +565,9 @@ fn git(content: &[u8]) -> Vec<Item> {
         }
         let (name, value) = text.split_once('=').unwrap_or((text, "true"));
         let (name, value) = (name.trim(), value.trim());
+        if name.starts_with(';') {
+            continue;
+        }
         let is_shell_alias = value.trim_matches('"').starts_with('!')
             && section.split('.').next().is_some_and(|first| first.eq_ignore_ascii_case("alias"));
         if is_one_of(name, &keys) || is_shell_alias {
@@ -614,6 +621,9 @@ fn source(line: &Line) -> Option<Item> {
         .iter()
         .any(|sign| lower.contains(sign));
     let text = line.text.trim();
+    if text.starts_with(';') {
+        return None;
+    }
     let names = ["deb ", "deb-src ", "deb\t", "uris:", "baseurl", "mirrorlist", "types:"];
     let names_one = names.iter().any(|start| text.to_ascii_lowercase().starts_with(start));
     (unsigned || names_one).then(|| Item {

@@ -89,15 +89,11 @@ impl Walk {
         }
     }
 
-    /// The search path itself for those who search for what it is, if that is no file; whether anybody does.
+    /// The search path itself for those who search for what it is, if that is no file; whether anybody does. A link
+    /// that is also met on the way from another search path is in the findings once.
     fn root_itself(&self, root: &Root, real: &Path, kind: FileType, worker: &mut Worker) -> bool {
-        let wants = |search: &&usize| {
-            let search = &self.searches[**search];
-            // A link below another search path is met on the way from there.
-            let is_met = kind == FileType::Symlink
-                && search.paths.iter().any(|path| *path != root.path && root.path.starts_with(path));
-            kind != FileType::RegularFile && search.kinds.contains(&kind) && !is_met
-        };
+        let wants =
+            |search: &&usize| kind != FileType::RegularFile && self.searches[**search].kinds.contains(&kind);
         let base: Arc<Path> = Arc::from(real);
         let wanting = root.searches.iter().filter(wants);
         let wanting: Vec<Interest> =

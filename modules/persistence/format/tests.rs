@@ -138,6 +138,19 @@ fn no_backslash_at_the_end_of_a_line_hides_the_next_one() {
 }
 
 #[test]
+fn a_semicolon_makes_a_comment_where_no_program_reads_on() {
+    for (format, comment) in [
+        (Format::Keys(&["*command", "*script"]), ";   logon script = logon.cmd\n; panic command = x\n"),
+        (Format::Git, "[alias]\n; a = !x\n[pager] ;b = x\n ;c = x\n"),
+        (Format::Sources, "[x]\n;gpgcheck=0\n; deb [trusted=yes] x y\n"),
+    ] {
+        assert_eq!(found(format, comment), [], "{comment}");
+    }
+    let continued = "; a \\\nlogon script = /e\n";
+    assert_eq!(found(Format::Keys(&["*script"]), continued), pairs(&[(2, "/e")]));
+}
+
+#[test]
 fn code_behind_an_assignment_is_code() {
     for code in ["A=1; /e", "A=$(/e)", "A=\"`/e`\"", "A=1 /e", "A= /e", "A='x' && /e", "A='x\\\n'; /e"] {
         let items = items(Format::Settings, format!("{code}\n").as_bytes());
@@ -145,6 +158,23 @@ fn code_behind_an_assignment_is_code() {
     }
     for plain in ["A=1 # c", "A='x; y' ", "A=\"a b\"", "export A=x", "A=(a b)", "A=\"a \\\n  -b\""] {
         assert_eq!(found(Format::Settings, &format!("{plain}\n")), [], "{plain}");
+    }
+}
+
+#[test]
+fn how_distributions_ask_for_their_name_is_no_code_as_long_as_nothing_is_added() {
+    for known in [
+        "GRUB_DISTRIBUTOR=\"$(sed 's, release .*$,,g' /etc/system-release)\"",
+        "GRUB_DISTRIBUTOR=`lsb_release -i -s 2> /dev/null || echo Debian`",
+        "GRUB_DISTRIBUTOR=`( . /etc/os-release; echo ${NAME:-Debian} ) 2>/dev/null || echo Debian`",
+        "GRUB_DISTRIBUTOR=`( . /etc/os-release; echo ${NAME:-Ubuntu} ) 2>/dev/null || echo Ubuntu`",
+        "GRUB_DISTRIBUTOR=`( . /etc/os-release && echo ${NAME} )`",
+    ] {
+        assert_eq!(found(Format::Settings, &format!("{known}\n")), [], "{known}");
+        let replaced = known.replace("/etc/", "/tmp/").replace("lsb_release", "/tmp/x");
+        for other in [format!("{known}; /e"), format!("{known}$(/e)"), format!("{known} /e"), replaced] {
+            assert_eq!(found(Format::Settings, &format!("{other}\n")), pairs(&[(1, "")]), "{other}");
+        }
     }
 }
 

@@ -81,6 +81,19 @@ fn a_search_path_itself_is_found_whatever_it_is() {
     assert_eq!(found(&all, &["fifo"]).0, ["fifo", "to_fifo"]);
     assert_eq!(found(&all, &["link"]).0, ["dangling", "to_directory", "to_fifo"]);
     assert_eq!(found(&["directory", "directory"], &["directory"]).0, ["directory"]);
+    // A way that crosses a link, is too deep or is excluded leads to none.
+    symlink("../fifo", tree.path("directory/link")).unwrap();
+    for (path, more) in [
+        ("to_directory/link", json!({})),
+        ("directory/link", json!({"options": {"maxdepth": 1}})),
+        ("directory/link", json!({"excludes": [tree.text("directory")]})),
+    ] {
+        let mut search =
+            json!({"paths": [tree.text(""), tree.text(path)], "types": ["link"], "names": ["^link$"]});
+        search.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let result = ask(&json!({"searches": {"s": search}}));
+        assert!(tree.files(&elements(&result)["s"]).contains(&path.to_owned()), "{path} {more}");
+    }
 }
 
 #[test]
