@@ -460,7 +460,7 @@ pub(crate) async fn fetch_missing(
 async fn find_joined(answers: &mut Answers<'_>, asked: &Pending<'_>, waiting: &Waiting) {
     let Some(Joining { action }) = &asked.joining else { return };
     let meant = |joined: &Inventory| match action {
-        Some(action) => publish::recipients(joined, &action.target, action.agents.as_deref(), None),
+        Some(action) => publish::meant(joined, action),
         None => Vec::new(),
     };
     // A broker that is away for a while is no end.

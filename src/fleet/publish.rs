@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde::Serialize;
-use vigie_fleet::action::MAX_LISTED_ENVELOPE_BYTES;
+use vigie_fleet::action::{Action, MAX_LISTED_ENVELOPE_BYTES};
 use vigie_fleet::admission;
 use vigie_fleet::broker::LOOK;
 use vigie_fleet::broker::connection::Connection;
@@ -104,6 +104,16 @@ pub(crate) fn recipients(
         })
         .map(|(agent, _)| agent.clone())
         .collect()
+}
+
+/// The agents that an action was for. A list holds whatever its agents show today: who is on it was asked.
+pub(crate) fn meant(inventory: &Inventory, action: &Action) -> Vec<AgentId> {
+    match &action.agents {
+        Some(listed) => {
+            listed.iter().filter(|agent| inventory.agents.contains_key(*agent)).cloned().collect()
+        }
+        None => recipients(inventory, &action.target, None, None),
+    }
 }
 
 /// Carries out `fleet send`.

@@ -6,6 +6,7 @@ use clap::Args;
 use vigie_fleet::action::{Action, Envelope};
 use vigie_fleet::broker::connection::Connection;
 use vigie_fleet::broker::stored::Cursor;
+use vigie_fleet::policy::Policy;
 use vigie_fleet::predicate::Target;
 use vigie_fleet::subjects::{ASK, EVERY_ASK};
 use vigie_protocol::names::{ActionId, AgentId};
@@ -17,12 +18,17 @@ use super::inventory::Inventory;
 use super::options::{Show, Wait, WaitOptions};
 use super::profile::Profile;
 use super::publish;
+use super::verify;
 use super::view::View;
 use crate::exit::{Exit, Failure};
 use crate::print::Printer;
 
 /// How many agents are named that an earlier question leaves unclear.
 const SHOWN: usize = 20;
+
+/// An action without which nobody knows whom it was for.
+const NOT_HELD: &str = "the broker no longer holds this query (they are kept for 25 hours), or not as somebody signed it who may: \
+     agents that did not answer it are not known";
 
 /// `fleet results`
 #[derive(Debug, Args)]
@@ -55,13 +61,15 @@ async fn results(args: &ResultsArgs, profile: &Profile, printer: &mut Printer) -
     view.flagged_records(&inventory.flagged)?;
     view.prepare(inventory.agents.keys(), args.waiting.details);
     let mut answers = Answers::new(&inventory);
+    let mut is_open = false;
     for id in &args.actions {
-        let action = find(&connection, id).await?;
+        let action = find(&connection, id, &inventory.policy, profile).await?;
         // Without the action nobody knows whom it was for: everybody can have answered.
         let meant = |inventory: &Inventory| match &action {
-            Some(action) => publish::recipients(inventory, &action.target, action.agents.as_deref(), None),
+            Some(action) => publish::meant(inventory, action),
             None => inventory.agents.keys().cloned().collect(),
         };
+        is_open |= action.is_none();
         answers.expect(id, meant(&inventory));
         answers.expect_joined(id, meant);
         if action.as_ref().is_some_and(|action| action.agents.is_none()) {
@@ -70,7 +78,7 @@ async fn results(args: &ResultsArgs, profile: &Profile, printer: &mut Printer) -
         let ends = action.as_ref().map(|action| action.not_after);
         match &action {
             Some(action) => view.note(&format!("{id}: {}, for {}", action.name, action.target)),
-            None => view.note(&format!("{id}: the broker no longer holds the action, only its answers")),
+            None => view.note(&format!("{id}: {NOT_HELD}")),
         }
         let waiting = Waiting {
             action: id.clone(),
@@ -94,7 +102,10 @@ async fn results(args: &ResultsArgs, profile: &Profile, printer: &mut Printer) -
         }
     }
     view.end(&answers, &args.actions)?;
-    Ok(ask::exit_of(&answers, args.waiting.wait))
+    Ok(match ask::exit_of(&answers, args.waiting.wait) {
+        Exit::Ok if is_open => Exit::NotKnown,
+        exit => exit,
+    })
 }
 
 /// What an earlier question found.
@@ -110,25 +121,27 @@ pub(super) struct Earlier {
 impl Earlier {
     /// Says who is not asked although he may have found something; whether there are such.
     pub(super) fn leaves_out(&self, target: &Target, inventory: &Inventory, view: &mut View<'_>) -> bool {
-        let is_meant = |agent: &&AgentId| {
-            let facts = inventory.agents.get(*agent).and_then(|known| known.facts());
-            facts.is_none_or(|facts| target.matches(facts))
-        };
-        let names: Vec<&str> = self.unclear.iter().filter(is_meant).map(AgentId::as_str).collect();
-        if !names.is_empty() {
-            let shown = names.iter().take(SHOWN).copied().collect::<Vec<_>>().join(", ");
-            let more = if names.len() > SHOWN { ", …" } else { "" };
-            view.note(&format!(
-                "not queried: {} that did not answer, failed or did not examine everything there: {shown}{more}",
-                names.len()
-            ));
+        let facts = |agent: &AgentId| inventory.agents.get(agent).and_then(|known| known.facts());
+        let unclear =
+            self.unclear.iter().filter(|agent| facts(agent).is_none_or(|facts| target.matches(facts)));
+        let lost = self.found.iter().filter(|agent| facts(agent).is_none());
+        let mut leaves_out = self.is_open;
+        for (agents, what) in [
+            (unclear.collect::<Vec<_>>(), "that did not answer, failed or did not examine everything there"),
+            (lost.collect(), "that found something there and now show no valid facts"),
+        ] {
+            if agents.is_empty() {
+                continue;
+            }
+            leaves_out = true;
+            let shown = agents.iter().take(SHOWN).map(|agent| agent.as_str()).collect::<Vec<_>>().join(", ");
+            let more = if agents.len() > SHOWN { ", …" } else { "" };
+            view.note(&format!("not queried: {} {what}: {shown}{more}", agents.len()));
         }
         if self.is_open {
-            view.note(
-                "the broker no longer holds an earlier query: agents that did not answer it are not known",
-            );
+            view.note(&format!("--found-in: {NOT_HELD}"));
         }
-        self.is_open || !names.is_empty()
+        leaves_out
     }
 }
 
@@ -143,11 +156,15 @@ pub(super) async fn found_in(
     let mut answers = Answers::new(inventory);
     let mut earlier = Earlier { found: BTreeSet::new(), unclear: BTreeSet::new(), is_open: false };
     for id in actions {
-        let action = find(connection, id).await?;
-        let meant = match &action {
-            Some(action) => publish::recipients(inventory, &action.target, action.agents.as_deref(), None),
+        let action = find(connection, id, &inventory.policy, profile).await?;
+        let mut meant = match &action {
+            Some(action) => publish::meant(inventory, action),
             None => inventory.agents.keys().cloned().collect(),
         };
+        if action.as_ref().is_some_and(|action| action.agents.is_none()) {
+            // Those without facts may have been meant as well.
+            meant.extend(inventory.unknown().cloned());
+        }
         answers.expect(id, meant);
         let (wait, show) = (Wait::None, Show::None);
         let waiting = Waiting { action: id.clone(), wait, show, until: None, ends: None };
@@ -155,15 +172,10 @@ pub(super) async fn found_in(
             return Err(silent_broker());
         }
         match &action {
-            Some(action) => {
-                earlier.unclear.extend(answers.silent_to(id).cloned());
-                if action.agents.is_none() {
-                    earlier.unclear.extend(inventory.unknown().cloned());
-                }
-            }
+            Some(_) => earlier.unclear.extend(answers.silent_to(id).cloned()),
             None if answers.kinds(id).next().is_none() => {
                 let message = format!("the broker holds neither the query {id} nor an answer to it");
-                let hint = "the query prints its ID with --json, and fleet audit shows it; answers are kept for 7 days";
+                let hint = "the query prints its ID with --json, and fleet audit shows it; queries are kept for 25 hours, answers for 7 days";
                 return Err(Failure::new(Exit::Usage, message, hint));
             }
             None => earlier.is_open = true,
@@ -185,13 +197,23 @@ fn silent_broker() -> Failure {
     Failure::new(Exit::Unavailable, "the broker does not respond", hint)
 }
 
-/// Looks for an action in the stream of questions, which keeps them a little longer than they may run.
-async fn find(connection: &Connection, id: &ActionId) -> Result<Option<Action>, Failure> {
+/// Looks for an action in the stream of questions, which keeps them a little longer than they may run. Whoever asks
+/// may store anything there under any ID: only what agents would have run says whom it was for.
+async fn find(
+    connection: &Connection,
+    id: &ActionId,
+    policy: &Policy,
+    profile: &Profile,
+) -> Result<Option<Action>, Failure> {
     let mut found = None;
     let mut cursor = Cursor { next: 1 };
     cursor
         .read(&connection.client, ASK, EVERY_ASK, |entry| {
-            found = action_of(&entry.value, id);
+            found = action_of(&entry.value, id).filter(|action| {
+                // A key that has ended signs nothing for an earlier time.
+                let at = entry.stored.max(action.not_before);
+                verify::refusal(&entry.value, action, policy, profile.org.as_str(), at).is_none()
+            });
             found.is_none()
         })
         .await

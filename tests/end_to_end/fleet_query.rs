@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
-use vigie_fleet::action::{Action, Envelope};
+use vigie_fleet::action::{Action, Envelope, NAMESPACE};
 use vigie_fleet::agent_key::AgentKey;
 use vigie_fleet::answer::Purpose;
 use vigie_fleet::broker::client::Subscription;
@@ -118,14 +118,20 @@ async fn join(administrator: &Connection, name: &str) -> (AgentId, AgentKey) {
     let agent: AgentId = name.parse().unwrap();
     let key = AgentKey::generate();
     enrol(administrator, &Enrolment::new("o", &agent, key.public_key(), now())).await;
+    let joined = (agent, key);
+    show(administrator, &joined).await;
+    joined
+}
+
+/// A host shows what it is.
+async fn show(administrator: &Connection, (agent, key): &(AgentId, AgentKey)) {
     let facts = json!({"agent": agent, "hostname": agent, "os": "linux", "arch": "amd64", "kernel": "6.1",
         "agent_version": "0.1.0", "modules": ["netstat"]});
     let shown = json!({"v": 1, "sent": now(), "live": "0123456789abcdef0123456789abcdef", "facts": facts,
         "life": {"machine": "m", "boot": "b", "epoch": "e", "count": 1}});
     let facts = key.seal(Purpose::Facts, shown.to_string()).unwrap();
     let facts = serde_json::to_vec(&facts).unwrap();
-    stored::store(&administrator.client, &subjects::facts(&agent), &facts).await.unwrap();
-    (agent, key)
+    stored::store(&administrator.client, &subjects::facts(agent), &facts).await.unwrap();
 }
 
 /// What a module answered, of about this size.
@@ -188,6 +194,12 @@ impl Fleet {
             let payload = serde_json::to_vec(&sealed).unwrap();
             self.publish(&subjects::answer(action, agent), payload).await;
         }
+    }
+
+    /// The broker forgets what it has of this subject.
+    async fn purge(&self, stream: &str, subject: &str) {
+        let purge = format!("$JS.API.STREAM.PURGE.{stream}");
+        stored::api(&self.administrator.client, &purge, &json!({"filter": subject})).await.unwrap();
     }
 
     /// The agent found nothing.
@@ -315,6 +327,82 @@ async fn a_hunt_goes_on_where_an_earlier_query_found_something() {
         assert_eq!(wait(&mut client).await, code, "{}", errors());
         assert!(errors().contains(said), "{}", errors());
     }
+}
+
+#[tokio::test]
+async fn a_hunt_gives_no_all_clear_for_agents_whose_facts_are_gone() {
+    let Some(fleet) = fleet(4).await else { return };
+    let errors = || fs::read_to_string(fleet.file("errors")).unwrap();
+    let ask = ["query", "netstat", "-t", "all", "--listening-port", "22", "--json"];
+    for (name, batch) in [("listed", &["--batch", "10"][..]), ("open", &[])] {
+        let mut client = fleet.start(name, &[&ask[..], batch, &["--wait", "none"]].concat());
+        let Action { id, agents, .. } = fleet.asked_after(None).await;
+        assert_eq!(agents.map(|agents| agents.len()), (name == "listed").then_some(4));
+        assert_eq!(wait(&mut client).await, 0, "{}", errors());
+        fleet.answer(&id, &fleet.agents[..1], 10).await;
+        for agent in &fleet.agents[1..3] {
+            fleet.answer_nothing(&id, agent).await;
+        }
+        for agent in [0, 2, 3] {
+            fleet.purge(subjects::FACTS, &subjects::facts(&fleet.agents[agent].0)).await;
+        }
+
+        let mut client = fleet.start("hunted", &[&ask[..], &["--found-in", id.as_str()]].concat());
+        assert_eq!(wait(&mut client).await, 2, "{name}: {}", errors());
+        assert!(
+            errors().contains("found something there and now show no valid facts: sim-0\n"),
+            "{}",
+            errors()
+        );
+        assert!(errors().contains("or did not examine everything there: sim-3\n"), "{}", errors());
+        let mut client = fleet.start("results", &["fleet", "results", id.as_str(), "--json"]);
+        let code = if name == "listed" { 3 } else { 2 };
+        assert_eq!(wait(&mut client).await, code, "{name}: {}", errors());
+
+        for agent in &fleet.agents {
+            show(&fleet.administrator, agent).await;
+        }
+    }
+}
+
+/// Whoever may ask may store anything under the ID of a query that the broker no longer holds.
+#[tokio::test]
+async fn a_hunt_does_not_believe_a_query_that_nobody_signed() {
+    let Some(fleet) = fleet(2).await else { return };
+    let errors = || fs::read_to_string(fleet.file("errors")).unwrap();
+    let ask = ["query", "netstat", "-t", "all", "--listening-port", "22", "--json"];
+    let mut client = fleet.start("asked", &[&ask[..], &["--wait", "none"]].concat());
+    let mut action = fleet.asked_after(None).await;
+    wait(&mut client).await;
+    fleet.answer_nothing(&action.id, &fleet.agents[1]).await;
+    let asked = subjects::ask(&"ann".parse().unwrap());
+    let newest = stored::get(&fleet.administrator.client, subjects::ASK, stored::Which::Last(&asked)).await;
+    let genuine = newest.unwrap().unwrap().value;
+    let id = action.id.clone();
+    let hunt = [&ask[..], &["--found-in", id.as_str()]].concat();
+    let unheld = "the broker no longer holds this query";
+
+    fleet.purge(subjects::ASK, &asked).await;
+    action.agents = Some(vec![fleet.agents[1].0.clone()]);
+    let text = serde_json::to_string(&action).unwrap();
+    let others = SigningKey::from_seed(&[9; 32]).sign(NAMESPACE, text.as_bytes()).unwrap();
+    let Envelope { sigs, .. } = serde_json::from_slice(&genuine).unwrap();
+    for sigs in [vec![], vec![others], sigs] {
+        let forged = Envelope { action: text.clone(), sigs };
+        fleet.publish(&asked, serde_json::to_vec(&forged).unwrap()).await;
+    }
+    let mut client = fleet.start("forged", &hunt);
+    assert_eq!(wait(&mut client).await, 2, "{}", errors());
+    assert!(errors().contains(unheld), "{}", errors());
+    let mut client = fleet.start("results", &["fleet", "results", id.as_str(), "--json"]);
+    assert_eq!(wait(&mut client).await, 2, "{}", errors());
+    assert!(errors().contains(unheld), "{}", errors());
+
+    // Forgeries before it hide no true one.
+    fleet.publish(&asked, genuine.to_vec()).await;
+    let mut client = fleet.start("genuine", &hunt);
+    assert_eq!(wait(&mut client).await, 2, "{}", errors());
+    assert!(!errors().contains(unheld) && errors().contains("there: sim-0\n"), "{}", errors());
 }
 
 #[tokio::test]
