@@ -329,11 +329,17 @@ impl AlertSender {
             Ok(newest) => newest,
             Err(error) => {
                 slog::debug!(self.log, "cannot read the newest alert of this agent"; "error" => %ErrorChain(&error));
+                if error.is_not_permitted() {
+                    self.memory.send_modify(|memory| {
+                        (memory.alerts, memory.not_permitted) = (Some(connection), Some(connection));
+                    });
+                    return true;
+                }
                 // What is sent takes the place of what is to be compared; but what cannot be known keeps no alert back
                 // for long.
                 let begun = state.looks.filter(|(by, _)| *by == connection);
                 let (_, since) = *state.looks.insert(begun.unwrap_or((connection, Instant::now())));
-                return error.is_not_permitted() || since.elapsed() >= LONGEST_LOOK;
+                return since.elapsed() >= LONGEST_LOOK;
             }
         };
         state.looks = None;

@@ -195,8 +195,7 @@ impl Desk {
     /// Waits until it is known whether an older copy of the agent's files was put back: what that has forgotten runs
     /// twice.
     async fn wait_compared(&mut self, connection: u64) {
-        let known = self.memory.wait_for(|memory| memory.is_compared(connection));
-        if tokio::time::timeout(LONGEST_COMPARISON, known).await.is_err() {
+        if !is_compared(&mut self.memory, connection).await {
             warn!(
                 self.log,
                 "the broker did not say what it has of this agent; an action could run twice if an older copy of STATE_DIR was restored"
@@ -332,9 +331,31 @@ fn is_answered(refusal: &Refusal) -> bool {
     )
 }
 
+/// Whether the files were compared with what the fleet has; waits as long as that may still come.
+async fn is_compared(memory: &mut watch::Receiver<Memory>, connection: u64) -> bool {
+    let settled = memory.wait_for(|memory| memory.is_settled(connection));
+    tokio::time::timeout(LONGEST_COMPARISON, settled).await.ok();
+    memory.borrow().is_compared(connection)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_comparison_that_is_not_permitted_is_neither_waited_for_nor_taken_as_made() {
+        let begin = tokio::time::Instant::now();
+        let (memory, mut seen) = watch::channel(Memory::default());
+        memory.send_modify(|memory| (memory.heartbeats, memory.not_permitted) = (Some(1), Some(1)));
+        memory.send_modify(|memory| memory.alerts = Some(1));
+        assert!(!is_compared(&mut seen, 1).await);
+        assert_eq!(begin.elapsed(), Duration::ZERO);
+
+        memory.send_modify(|memory| (memory.heartbeats, memory.alerts) = (Some(2), Some(2)));
+        assert!(is_compared(&mut seen, 2).await, "the next broker permits it");
+        assert!(!is_compared(&mut seen, 3).await);
+        assert_eq!(begin.elapsed(), LONGEST_COMPARISON);
+    }
 
     #[test]
     fn the_other_copy_is_passed_over_and_a_replay_is_not() {

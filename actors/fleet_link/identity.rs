@@ -121,10 +121,13 @@ impl Noticed {
 pub(super) struct Memory {
     /// When it was last noticed that they are an older copy.
     pub(super) reverted: Option<Noticed>,
-    /// Number of the last connection by which the fleet's newest heartbeat of this agent was compared with them.
+    /// Number of the last connection by which the fleet's newest heartbeat of this agent was compared with them, or
+    /// which does not permit that.
     pub(super) heartbeats: Option<u64>,
     /// The same of its newest alert.
     pub(super) alerts: Option<u64>,
+    /// Number of the last connection that does not permit one of both: by it, it is never known.
+    pub(super) not_permitted: Option<u64>,
 }
 
 impl Memory {
@@ -154,10 +157,16 @@ impl Memory {
         self.reverted.map_or(0, |noticed| noticed.count)
     }
 
+    /// Whether nothing more is learned by this connection, or a later one told it.
+    #[must_use]
+    pub(super) fn is_settled(&self, connection: u64) -> bool {
+        self.heartbeats.min(self.alerts) >= Some(connection)
+    }
+
     /// Whether both were compared by this connection or a later one.
     #[must_use]
     pub(super) fn is_compared(&self, connection: u64) -> bool {
-        self.heartbeats.min(self.alerts) >= Some(connection)
+        self.is_settled(connection) && self.not_permitted < Some(connection)
     }
 }
 
@@ -241,5 +250,9 @@ mod tests {
             assert!(!incomplete.is_compared(2), "{incomplete:?}");
         }
         assert!(!memory(None, None).is_compared(0));
+        // It is not waited for what nobody may ask, and it counts as unknown.
+        let refused = |by| Memory { not_permitted: Some(by), ..memory(Some(2), Some(2)) };
+        assert!(refused(2).is_settled(2) && !refused(2).is_compared(2));
+        assert!(refused(1).is_compared(2), "the next broker permits it");
     }
 }

@@ -659,7 +659,10 @@ impl Handler<BrokerHappened> for Membership {
                 let text = format!("the broker does not permit what the agent needs: {what}");
                 self.raise(Trouble::NotPermitted, text);
             }
-            BrokerEvent::Disconnected => self.look_at_link_later(ctx),
+            BrokerEvent::Disconnected => {
+                self.clear(Trouble::NotStored);
+                self.look_at_link_later(ctx);
+            }
             BrokerEvent::Closed
             | BrokerEvent::SlowConsumer(_)
             | BrokerEvent::BrokerStops

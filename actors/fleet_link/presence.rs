@@ -68,7 +68,7 @@ pub(super) struct Presence {
     pub(super) standing: watch::Receiver<Vec<StandingHead>>,
     /// Told when it is time to look for what somebody asked who did not know of the newest sign of life.
     pub(super) look: Arc<Notify>,
-    /// Since when no sign of life was stored although a broker is connected.
+    /// Since when no sign of life was stored by the connection that stands.
     pub(super) silent: Option<Instant>,
 }
 
@@ -83,6 +83,8 @@ impl Handler<Stores> for Membership {
     fn handle(&mut self, Stores(stored): Stores, _: &mut Self::Context) {
         match stored {
             Ok(()) => self.clear(Trouble::NotStored),
+            // What it says of a connection that is gone is over with that.
+            Err(_) if !self.uplink.is_up() => {}
             Err(why) => {
                 let text = format!("the broker is connected and stores nothing of this host: {why}");
                 self.raise(Trouble::NotStored, text);
@@ -107,7 +109,7 @@ impl Presence {
             if number != connection {
                 // Whoever watches learns at once that the host is back. The broker may have lost its last seconds.
                 (connection, last, beats, next) = (number, None, 0, Instant::now());
-                compares = Some(next);
+                (compares, self.silent) = (Some(next), None);
             }
             if compares.is_some() && Instant::now() >= next && self.compare(number).await {
                 compares = None;
@@ -118,7 +120,7 @@ impl Presence {
                 next = next.max(Instant::now() + LOOK_AGAIN);
             } else if Instant::now() >= next {
                 let stored = self.show(last).await;
-                let stored = self.heard(stored).await;
+                let stored = self.heard(stored, last.is_none()).await;
                 next = Instant::now() + if stored.is_some() { beat_pause(random::fraction()) } else { RETRY };
                 last = stored;
                 if stored.is_some() {
@@ -159,7 +161,7 @@ impl Presence {
     }
 
     /// Compares the newest heartbeat that the broker has under this name with the lives that the files know; `false`
-    /// when the broker does not say which it is.
+    /// when it is to be asked for again.
     async fn compare(&mut self, connection: u64) -> bool {
         let agent = self.facts.borrow().agent.clone();
         let (subject, asked) = (subjects::facts(&agent), Instant::now());
@@ -167,9 +169,13 @@ impl Presence {
             Ok(newest) => newest,
             Err(error) => {
                 debug!(self.log, "cannot read the newest heartbeat"; "error" => %ErrorChain(&error));
+                if error.is_not_permitted() {
+                    // Who may not ask does not learn it later either.
+                    self.memory.send_modify(|memory| memory.not_permitted = Some(connection));
+                    return true;
+                }
                 self.silent.get_or_insert(asked);
-                // Who may not ask does not learn it later either.
-                return error.is_not_permitted();
+                return false;
             }
         };
         // Under another key it is another agent's, which had this name before.
@@ -230,10 +236,11 @@ impl Presence {
     }
 
     /// Reports a broker that stores nothing for a while, and that it does again; the number of what was stored.
-    async fn heard(&mut self, stored: Result<u64, String>) -> Option<u64> {
+    async fn heard(&mut self, stored: Result<u64, String>, is_first: bool) -> Option<u64> {
         match stored {
             Ok(number) => {
-                if self.silent.take().is_some() {
+                // The first of a connection ends also what was said of the one before.
+                if self.silent.take().is_some() || is_first {
                     self.membership.send(Stores(Ok(()))).await.ok();
                 }
                 Some(number)

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::json;
 use vigie_fleet::agent_key::AgentKey;
@@ -170,17 +172,21 @@ fn every_forged_and_moved_alert_is_flagged() {
     assert_eq!(seen, BTreeMap::from([("real".to_owned(), 3)]));
 }
 
-/// Logs in whoever comes, answers whether it is there, and nothing else.
-fn silent_broker() -> String {
+/// Logs in whoever comes, answers whether it is there, and nothing else; until it is told to go.
+fn silent_broker(gone: Arc<AtomicBool>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let address = listener.local_addr().expect("it has one");
     std::thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
+            let gone = gone.clone();
             std::thread::spawn(move || -> std::io::Result<()> {
                 stream.write_all(
                     b"INFO {\"version\":\"2.10.25\",\"max_payload\":1048576,\"nonce\":\"abc\"}\r\n",
                 )?;
                 for line in BufReader::new(stream.try_clone()?).split(b'\n') {
+                    if gone.load(Ordering::Relaxed) {
+                        break;
+                    }
                     if line? == b"PING\r" {
                         stream.write_all(b"PONG\r\n")?;
                     }
@@ -198,7 +204,8 @@ fn a_broker_that_is_connected_and_stores_nothing_is_a_condition() {
         return;
     }
     let mut fleet = Fleet::new();
-    fleet.agents_url = Some(silent_broker());
+    let gone = Arc::new(AtomicBool::new(false));
+    fleet.agents_url = Some(silent_broker(gone.clone()));
     let member = fleet.host("web-1", "");
     let _agent = member.host.start();
 
@@ -209,4 +216,11 @@ fn a_broker_that_is_connected_and_stores_nothing_is_a_condition() {
     assert_eq!(status["connected"], true, "the connection stands: {status}");
     let shown = member.host.vigie(&["status", "--json"]);
     assert!(shown.out.contains("fleet-disconnected"), "{shown:?}");
+
+    // What was said of a connection ends with it.
+    gone.store(true, Ordering::Relaxed);
+    let status = member.wait("it is gone", |status| {
+        status["problem"].as_str().is_some_and(|problem| problem.contains("not connected to a broker"))
+    });
+    assert!(!status["problem"].to_string().contains("stores nothing"), "{status}");
 }
