@@ -160,7 +160,7 @@ conditions! {
     /// No connection to a broker of the fleet, or the broker stores nothing: this host cannot be queried remotely, and
     /// its alerts wait on disk.
     FleetDisconnected = "fleet-disconnected", Warning,
-        "Check that a broker of fleet.urls is running and reachable; `vigie doctor` tests each address. If it stores nothing, check its JetStream: `vigie fleet doctor`. The agent keeps retrying.";
+        "Check that a broker of fleet.urls is running and reachable; `vigie doctor` tests each address. If it stores nothing, check its JetStream: `vigie fleet doctor` with an administrator's fleet file. The agent keeps retrying.";
     /// The agent has no fleet policy and therefore refuses every action.
     FleetPolicyMissing = "fleet-policy-missing", Warning,
         "Publish a policy that is signed by the keys in fleet.roots: `vigie fleet policy publish`.";

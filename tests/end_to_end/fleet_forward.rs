@@ -337,33 +337,39 @@ async fn what_cannot_be_forwarded_safely_is_refused_before_anything_is_taken() {
 
 #[test]
 fn a_forwarder_without_proc_is_told_what_to_mount() {
-    // Root in a container may lack what it takes.
-    let may = Command::new("unshare").args(["-m", "true"]).stderr(Stdio::null()).status();
-    if !may.is_ok_and(|status| status.success()) {
-        return vigie_skipped::skipped("no mount namespace can be made here");
-    }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let Some(fleet) = runtime.block_on(fleet(0)) else { return };
-    runtime.block_on(make_group(&fleet));
-    let sink = fleet.place.path().join("sink.toml");
-    fs::write(&sink, "[[sink]]\nname = \"out\"\nkind = \"file\"\npath = \"/tmp/out.jsonl\"\n").unwrap();
-
-    let ran = Command::new("unshare")
-        .args([
+    let without_proc = |program: &str| {
+        let mut command = Command::new("timeout");
+        let seconds = CEILING.as_secs().to_string();
+        command.args([
+            "-k",
+            "1",
+            &seconds,
+            "unshare",
             "-m",
             "sh",
             "-c",
             "umount -l /proc && exec \"$@\"",
             "sh",
-            VIGIE,
-            "fleet",
-            "forward",
-            "--fleet",
-        ])
+        ]);
+        command.arg(program).stdin(Stdio::null());
+        command
+    };
+    // Root in a container may lack what it takes.
+    if !without_proc("true").output().is_ok_and(|ran| ran.status.success()) {
+        return vigie_skipped::skipped("/proc cannot be unmounted in a mount namespace here");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let Some(fleet) = runtime.block_on(fleet(0)) else { return };
+    runtime.block_on(make_group(&fleet));
+    let sink = fleet.place.path().join("sink.toml");
+    let out = fleet.place.path().join("out.jsonl");
+    fs::write(&sink, format!("[[sink]]\nname = \"out\"\nkind = \"file\"\npath = {out:?}\n")).unwrap();
+
+    let ran = without_proc(VIGIE)
+        .args(["fleet", "forward", "--fleet"])
         .arg(fleet.place.path().join("siem.toml"))
         .arg("--sink")
         .arg(&sink)
-        .stdin(Stdio::null())
         .output()
         .unwrap();
 
