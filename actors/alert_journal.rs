@@ -25,7 +25,6 @@ use std::time::Duration;
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseFuture, WrapFuture};
 use slog::{Logger, error, info, o, warn};
 use tokio::sync::{oneshot, watch};
-use vigie_files::remote::despite_kills;
 use vigie_fleet::host_facts;
 use vigie_journal::{
     AlertId, AppendError, Counts, Draft, MAX_ID_BYTES, OpenBatch, OpenError, Renamed, SeenIds, SettleError,
@@ -230,8 +229,8 @@ impl AlertJournal {
         let log = log.new(o!("component" => "alert_journal"));
         let directory = state_dir.join("journal");
         let unusable = |source| OpenError::Directory { path: directory.clone(), source };
-        let moved = despite_kills(|| vigie_journal::settle(&directory, &host_facts::machine())).or_else(
-            |error| match error {
+        let moved =
+            vigie_journal::settle(&directory, &host_facts::machine()).or_else(|error| match error {
                 // A full disk keeps no agent from starting that could start without this.
                 SettleError::Unnoted(_) => {
                     warn!(log, "if the state directory is copied to another machine now, that is not noticed";
@@ -239,10 +238,9 @@ impl AlertJournal {
                     Ok(None)
                 }
                 SettleError::Failed(source) => Err(unusable(source)),
-            },
-        )?;
-        let (writer, seen, recovery) = despite_kills(|| Writer::open(&directory, sizes(&section)))?;
-        let identity = despite_kills(|| vigie_journal::identity(&directory)).map_err(unusable)?;
+            })?;
+        let (writer, seen, recovery) = Writer::open(&directory, sizes(&section))?;
+        let identity = vigie_journal::identity(&directory).map_err(unusable)?;
         if recovery.cut_bytes > 0 {
             warn!(log, "truncated a half-written, unacknowledged batch of alerts";
                 "bytes" => recovery.cut_bytes);

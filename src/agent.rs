@@ -469,8 +469,8 @@ fn start_actors(prepared: &Prepared, containment: Containment) -> Result<Running
         let message = format!("cannot start the process that writes the agent's files: {error}");
         Failure::new(Exit::Unavailable, message, "raise the limits of tasks and of open files")
     })?;
-    let opened =
-        not_silently(&agent.state_dir, || AlertJournal::open(&agent.state_dir, config.agent.journal, log));
+    let open = || AlertJournal::open(&agent.state_dir, config.agent.journal, log);
+    let opened = not_silently(&agent.state_dir, || remote::despite_kills(open));
     let mut journal = opened.map_err(|error| unusable(&error, "see agent.state_dir in the configuration"))?;
     let sent_through = fleet_link::sent_through(config, journal.directory());
     journal.set_sent_through(sent_through);

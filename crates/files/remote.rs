@@ -10,7 +10,6 @@
 //! one finds a new process. It is killed with the agent: what it waited to write is then not written when the disk
 //! wakes, beside the work of the next agent.
 
-use std::error::Error;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
@@ -38,13 +37,8 @@ use rustix::net::{
 /// How long the process may take before it is told to go on, in case somebody stopped it.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Times that [`despite_kills`] begins anew.
+/// Times that an order is given again within [`despite_kills`].
 const MORE_ATTEMPTS: u32 = 20;
-
-/// The process was killed: whether the change was made is not known, as after a failed write.
-#[derive(Debug, thiserror::Error)]
-#[error("the process that writes files ended: {0}")]
-struct WriterEnded(io::Error);
 
 /// The command that runs the process; its argument is the agent's process id.
 pub const COMMAND: &str = "write-files";
@@ -96,6 +90,19 @@ impl<'a> Order<'a> {
         }
     }
 
+    /// Whether an order that was given again fails because it was carried out the first time.
+    fn was_made_before(&self, error: &io::Error) -> bool {
+        match *self {
+            Self::Create(path) => {
+                error.kind() == io::ErrorKind::AlreadyExists
+                    && fs::symlink_metadata(path).is_ok_and(|found| found.is_file() && found.len() == 0)
+            }
+            Self::Remove(_) => error.kind() == io::ErrorKind::NotFound,
+            Self::Rename(_, to) => error.kind() == io::ErrorKind::NotFound && to.exists(),
+            _ => false,
+        }
+    }
+
     /// Makes the change in this process.
     pub(crate) fn carry_out(&self) -> io::Result<()> {
         match *self {
@@ -124,6 +131,9 @@ static REMOTE: OnceLock<Mutex<Remote>> = OnceLock::new();
 /// When the order under way was given, in milliseconds since 1970; 0 when there is none.
 static BUSY_SINCE: AtomicU64 = AtomicU64::new(0);
 
+/// Whether an order whose process was killed is given again.
+static GIVES_AGAIN: AtomicBool = AtomicBool::new(false);
+
 /// Whether a probe waits for its answer.
 static PROBING: AtomicBool = AtomicBool::new(false);
 
@@ -138,32 +148,14 @@ pub fn install(program: &Path, known_file: &Path) -> io::Result<()> {
     REMOTE.set(Mutex::new(remote)).map_err(|_| io::Error::other("it is installed already"))
 }
 
-/// Does `work` again when the process was killed meanwhile, for work that finds out itself how far it came, as after
-/// a crash. Whoever kills the process forever has `work` fail.
-///
-/// # Errors
-/// Those of `work`.
-pub fn despite_kills<T, E: Error + 'static>(mut work: impl FnMut() -> Result<T, E>) -> Result<T, E> {
-    let mut done = work();
-    for _ in 0..MORE_ATTEMPTS {
-        match &done {
-            Err(error) if is_killed(error) => done = work(),
-            _ => break,
-        }
-    }
+/// Has each order of `work` given again when the process is killed meanwhile, so that `work` neither fails nor begins
+/// anew and finds its own changes made. For the start of the agent, which nothing else uses the process in: an error of
+/// the disk that only a killed process got to know is not known then.
+pub fn despite_kills<T>(work: impl FnOnce() -> T) -> T {
+    GIVES_AGAIN.store(true, Ordering::Relaxed);
+    let done = work();
+    GIVES_AGAIN.store(false, Ordering::Relaxed);
     done
-}
-
-fn is_killed(error: &(dyn Error + 'static)) -> bool {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        if inner.is_some_and(|inner| inner.is::<WriterEnded>()) {
-            return true;
-        }
-        next = error.source();
-    }
-    false
 }
 
 /// How long the order under way has been waiting for its file system.
@@ -229,22 +221,40 @@ impl Remote {
     }
 
     fn order(&mut self, order: Order<'_>) -> io::Result<()> {
+        let mut more_attempts = if GIVES_AGAIN.load(Ordering::Relaxed) { MORE_ATTEMPTS } else { 0 };
+        let mut answer = self.give(order);
+        let mut is_again = false;
+        while answer.is_err() && more_attempts > 0 {
+            more_attempts -= 1;
+            is_again = true;
+            answer = self.give(order);
+        }
+        match answer {
+            Ok(0) => Ok(()),
+            Ok(code) => {
+                let error = io::Error::from_raw_os_error(code);
+                if is_again && order.was_made_before(&error) { Ok(()) } else { Err(error) }
+            }
+            // It was killed: whether the change was made is not known, as after a failed write.
+            Err(error) => {
+                Err(io::Error::new(error.kind(), format!("the process that writes files ended: {error}")))
+            }
+        }
+    }
+
+    /// Gives an order once; the answer is an error number or 0.
+    fn give(&mut self, order: Order<'_>) -> io::Result<i32> {
         if self.running.is_none() {
             self.start()?;
         }
         let Some((socket, child)) = &self.running else { return Err(io::ErrorKind::NotConnected.into()) };
         let mut link = Link { socket, process: Pid::from_raw(child.id().cast_signed()) };
-        match exchange(&mut link, order) {
-            Ok(0) => Ok(()),
-            Ok(code) => Err(io::Error::from_raw_os_error(code)),
-            Err(error) => {
-                if let Some((_, mut child)) = self.running.take() {
-                    child.kill().ok();
-                    child.wait().ok();
-                }
-                Err(io::Error::new(error.kind(), WriterEnded(error)))
+        exchange(&mut link, order).inspect_err(|_| {
+            if let Some((_, mut child)) = self.running.take() {
+                child.kill().ok();
+                child.wait().ok();
             }
-        }
+        })
     }
 }
 
@@ -432,5 +442,21 @@ mod tests {
         assert!(!two.exists());
         let read_only = File::open("/dev/null").unwrap();
         assert_eq!(order(Order::Write(&read_only, 0, b"x")), Errno::EBADF as i32);
+    }
+
+    #[test]
+    fn an_order_that_is_given_again_was_made_if_what_it_makes_is_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let [new, old, gone] = ["new", "old", "gone"].map(|name| directory.path().join(name));
+        fs::write(&new, "").unwrap();
+        fs::write(&old, "x").unwrap();
+        let failed = |order: Order<'_>| order.was_made_before(&order.carry_out().unwrap_err());
+
+        assert!(failed(Order::Create(&new)));
+        assert!(!failed(Order::Create(&old)));
+        assert!(failed(Order::Rename(&gone, &old)));
+        assert!(!failed(Order::Rename(&gone, &directory.path().join("other"))));
+        assert!(failed(Order::Remove(&gone)));
+        assert!(!failed(Order::SyncDirectory(&gone)));
     }
 }

@@ -90,6 +90,7 @@ fn processes_that_write_files_are_continued_when_they_are_stopped() {
 #[test]
 fn an_agent_starts_although_the_processes_that_write_its_files_are_killed_meanwhile() {
     let host = Host::new(&IMPATIENT, &persistent("alerts_when_asked.py", &[]));
+    let mut kills = 0;
     for _ in 0..5 {
         let mut agent = host.launch();
         let mut killed = BTreeSet::new();
@@ -100,11 +101,12 @@ fn an_agent_starts_although_the_processes_that_write_its_files_are_killed_meanwh
             }
             agent.assert_runs();
         }
-        assert!(!killed.is_empty());
+        kills += killed.len();
         host.wait_answers(&mut agent);
         host.wait_ready("alerts_when_asked");
         assert_eq!(agent.stop(), Some(0));
     }
+    assert!(kills > 0);
 }
 
 #[test]
