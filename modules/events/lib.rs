@@ -19,6 +19,7 @@ mod host;
 mod listeners;
 mod logins;
 mod parameters;
+mod place;
 mod record;
 mod rules;
 mod search;

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use hashbrown::HashMap;
 use vigie_kernel_events::{Account, proc};
 
+use crate::place;
 use crate::record::{Key, Program, Rights, Run};
 use crate::shares::Bounded;
 use crate::table::Table;
@@ -55,14 +56,14 @@ impl Listeners {
 
     /// Those whose programs' files were removed since the last look. The file is not asked for anything, whose file
     /// system might not answer: the kernel knows whether it has a name.
-    pub(crate) fn newly_without_file(&mut self, table: &Table) -> Vec<WithoutFile> {
+    pub(crate) fn newly_without_file(&mut self, table: &Table, host: [u32; 4]) -> Vec<WithoutFile> {
         let mut looked: HashMap<Key, bool> = HashMap::new();
         let mut found = Vec::new();
         for (place, account, who) in self.owners.iter() {
             if looked.contains_key(who) {
                 continue;
             }
-            let gone = without_file(*who, table);
+            let gone = without_file(*who, table, host);
             looked.insert(*who, gone.is_some());
             if let Some((program, rights)) = gone.filter(|_| !self.without_file.contains(who)) {
                 found.push(WithoutFile { place: *place, account, who: *who, program, rights });
@@ -87,7 +88,7 @@ impl Listeners {
 }
 
 /// What a process runs, when its file was removed and nothing is in its place.
-fn without_file(who: Key, table: &Table) -> Option<(Program, Rights)> {
+fn without_file(who: Key, table: &Table, host: [u32; 4]) -> Option<(Program, Rights)> {
     const TICK: u64 = 10_000;
     let link = rustix::fs::readlink(format!("/proc/{}/exe", who.pid), Vec::new()).ok()?.into_bytes();
     let path = link.strip_suffix(b" (deleted)")?;
@@ -104,35 +105,11 @@ fn without_file(who: Key, table: &Table) -> Option<(Program, Rights)> {
             (Program { path: path.to_vec(), file: run.program.file }, run.rights)
         }
     };
-    if is_made_again(path, &rights) {
+    if place::is_made_again(who.pid, path, &rights, host) {
         return None;
     }
     program.file.links = 0;
     Some((program, rights))
-}
-
-/// Whether the place of a program has another file: whoever builds a server again while it runs does nothing unusual.
-/// In directories that everybody may write to anybody can see to that, and those of the system are looked at more
-/// closely by the rule. Only what the kernel knows without asking a file system counts.
-fn is_made_again(path: &[u8], rights: &Rights) -> bool {
-    use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2, stat};
-    const LOOKED_AT_ELSEWHERE: [&[u8]; 10] = [
-        b"/tmp/",
-        b"/var/tmp/",
-        b"/dev/",
-        b"/run/",
-        b"/usr/",
-        b"/bin/",
-        b"/sbin/",
-        b"/lib/",
-        b"/lib64/",
-        b"/opt/",
-    ];
-    if LOOKED_AT_ELSEWHERE.iter().any(|directory| path.starts_with(directory)) {
-        return false;
-    }
-    stat("/proc/self/ns/mnt").is_ok_and(|own| own.st_ino == u64::from(rights.namespaces[0]))
-        && openat2(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::CACHED).is_ok()
 }
 
 /// Those of this network namespace that listen already.

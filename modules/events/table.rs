@@ -8,7 +8,7 @@ use hashbrown::HashMap;
 use vigie_kernel_events::Account;
 
 use crate::record::{Key, Program, Rights, Run};
-use crate::rules::{applet, name_of};
+use crate::rules::{Download, download, name_of};
 use crate::shares::{Bounded, who_gives};
 
 /// Processes that are remembered; beyond it those of the account that has most are forgotten: the oldest that ended,
@@ -36,8 +36,21 @@ const DEPTH: usize = 24;
 /// Programs of a pipeline that are looked at, in each direction.
 const LONGEST_PIPELINE: usize = 4;
 
-/// Tools that download.
-const DOWNLOADS: [&[u8]; 6] = [b"curl", b"wget", b"wget2", b"fetch", b"aria2c", b"lwp-request"];
+/// Programs that run another one for whoever called them.
+const WRAPPERS: [&[u8]; 12] = [
+    b"sudo",
+    b"doas",
+    b"env",
+    b"timeout",
+    b"nice",
+    b"ionice",
+    b"nohup",
+    b"setsid",
+    b"stdbuf",
+    b"time",
+    b"runuser",
+    b"proxychains4",
+];
 
 /// Pipes that are remembered.
 const MOST_PIPES: usize = 1024;
@@ -58,6 +71,10 @@ pub(crate) struct Process {
     pub(crate) connected: Option<i64>,
     /// When a child of it last was a tool that downloads, or a child's child, as of sudo.
     pub(crate) downloaded: Option<i64>,
+    /// When it last was one that wrote a file.
+    pub(crate) downloaded_file: Option<i64>,
+    /// Standard output is a file.
+    writes_file: bool,
     ended: bool,
 }
 
@@ -104,11 +121,6 @@ impl Default for Pipes {
     }
 }
 
-fn is_download(run: &Run) -> bool {
-    let name = name_of(&run.program.path);
-    DOWNLOADS.contains(&applet(name, run.arguments.iter()).unwrap_or(name))
-}
-
 fn shared<T: Clone + Eq + Hash>(all: &mut HashSet<Rc<T>>, one: &T) -> Rc<T> {
     if let Some(known) = all.get(one) {
         return Rc::clone(known);
@@ -149,6 +161,8 @@ impl Table {
             pipes: run.pipes,
             connected: None,
             downloaded: None,
+            downloaded_file: None,
+            writes_file: run.standard[1].0 & 0o170_000 == 0o100_000,
             ended: false,
         };
         if process.pipes[0] != 0 {
@@ -170,15 +184,30 @@ impl Table {
             self.let_go(&before);
         }
         self.newest.insert(key.pid, key);
-        if is_download(run) {
-            let above: Vec<Key> = self.ancestors(run.maker).take(2).map(|process| process.key).collect();
-            for key in above {
-                if let Some(process) = self.processes.get_mut(&key) {
-                    process.downloaded = Some(time);
-                }
-            }
+        if let Some(what) = download(run) {
+            self.downloads(key, run.maker, what, time);
         }
         self.make_room(account, time);
+    }
+
+    /// A tool downloads: for whoever called it, and for whoever called that for it, as sudo.
+    fn downloads(&mut self, tool: Key, maker: Key, what: Download, time: i64) {
+        let mut above = Vec::new();
+        for process in self.ancestors(maker) {
+            above.push(process.key);
+            if !WRAPPERS.contains(&name_of(&process.program.path)) {
+                break;
+            }
+        }
+        let writes = |key: &Key| self.processes.get(key).is_some_and(|process| process.writes_file);
+        // Of a shell whose own output is one, `>` need not have been written.
+        let is_file = what == Download::File || writes(&tool) && !above.last().is_some_and(writes);
+        for key in above {
+            if let Some(process) = self.processes.get_mut(&key) {
+                process.downloaded = Some(time);
+                process.downloaded_file = is_file.then_some(time).or(process.downloaded_file);
+            }
+        }
     }
 
     /// A process asks a peer for a connection; one that runs no program of its own does it for its maker.

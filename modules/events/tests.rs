@@ -3,7 +3,6 @@
 #![expect(clippy::disallowed_methods, reason = "tests of the kernel run in real time only")]
 
 use std::cell::RefCell;
-use std::io::Write as _;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -149,10 +148,16 @@ fn each_built_in_rule_is_fired_by_doing_it() {
     assert_eq!(silent, Vec::<String>::new(), "rules that did not fire");
 }
 
+/// Copies a program that is run at once. Another process does it: one that a thread of this one starts meanwhile would
+/// have the file open for writing, and it could not be run.
+pub(crate) fn copy(from: &Path, to: &Path) {
+    assert!(Command::new("cp").arg(from).arg(to).status().expect("cp").success(), "it can be written");
+}
+
 /// Waits until everything that a script did is read: what comes after it is told (by the rule `module-load`).
 pub(crate) fn all_is_read(engine: &mut Engine<Told>, told: &Told, work: &Path) {
     let end = work.join("insmod");
-    std::fs::copy("/bin/true", &end).expect("it can be written");
+    copy(Path::new("/bin/true"), &end);
     Command::new(&end).env_remove("LD_LIBRARY_PATH").status().expect("it runs");
     let is_end = |alert: &Value| alert["rule"] == "module-load" && is_from(alert, work);
     wait(engine, "the end is told", |_, told| told.alerts.borrow().iter().any(is_end), told);
@@ -189,6 +194,15 @@ s=socket.socket();s.bind(("127.0.0.1",0));s.listen()
 c=socket.create_connection(s.getsockname());c.close()'
 sha256sum /bin/true >/dev/null; cat /etc/hostname >/dev/null 2>&1; ls -la /etc/cron.d >/dev/null 2>&1
 date >/dev/null; date -Iseconds >/dev/null; date -d yesterday >/dev/null; diff <(echo a) <(echo a); bash <(echo true); crontab -l >/dev/null 2>&1
+noop curl; $D/curl -fs -o /dev/null http://localhost/health; cc -o $D/t a.c && $D/t
+if X=$(mktemp -d /opt/vigie-service.XXXXXX); then
+    cp $(readlink -f /usr/bin/python3) $X/xinetd
+    echo 'uname -a; cat /etc/hostname; ls /; id' > $D/agent.sh
+    $X/xinetd -c 'import socket,subprocess,sys
+s=socket.create_connection(("127.0.0.1",int(sys.argv[1])))
+subprocess.run(["bash",sys.argv[2]],stdin=subprocess.DEVNULL,stdout=s)' $PORT $D/agent.sh
+    rm -r $X
+fi
 "#;
 
 #[test]
@@ -248,11 +262,12 @@ fn what_ran_is_found_by_path_user_digest_and_as_a_tree() {
     let dir = tempfile::tempdir().unwrap();
     let Some((mut engine, told)) = engine(dir.path(), json!({})) else { return };
     let program = dir.path().join("wanted");
-    std::fs::copy("/bin/true", &program).unwrap();
     // Other tests run copies of the same program: this one has a digest and arguments of its own.
     let mark = dir.path().file_name().unwrap().to_str().unwrap();
-    std::fs::File::options().append(true).open(&program).unwrap().write_all(mark.as_bytes()).unwrap();
-    let script = format!("{} 'two words {mark}'; exit 4", program.display());
+    let path = program.display();
+    let append = format!("cp /bin/true {path} && printf {mark} >> {path}");
+    assert!(Command::new("sh").args(["-c", &append]).status().unwrap().success());
+    let script = format!("{path} 'two words {mark}'; exit 4");
     let mut child = Command::new("sh").args(["-c", &script]).spawn().unwrap();
     let shell = child.id();
     child.wait().unwrap();

