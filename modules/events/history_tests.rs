@@ -388,6 +388,68 @@ fn the_tree_of_a_process_from_before_the_history_has_what_it_made() {
     assert!(found.unread.len() == 1 && found.lost.get("exec/others") == Some(&7), "{found:?}");
 }
 
+/// What it did is in the history, and the caller knows which one it is.
+#[test]
+fn a_process_from_before_the_history_is_found_by_what_it_did() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Lanes::open(dir.path(), 1 << 20).unwrap();
+    let exit = What::Exit { status: 9, processor_ms: 70, resident_quarters: 4, euid: 1 };
+    let end = Record { time: 50, who: Key { pid: 88, start: 9 }, what: exit };
+    store.add(&end, ROOT);
+
+    let found = search(dir.path(), store.snapshot(), &json!({"tree": "88", "start": 9}));
+
+    assert_eq!(found.hits.iter().map(|hit| &hit.record).collect::<Vec<_>>(), [&end]);
+}
+
+#[test]
+fn blocks_that_were_sealed_and_dropped_during_a_question_are_not_missed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Lanes::open(dir.path(), 1 << 20).unwrap();
+    let mut open = Vec::new();
+    for number in 0..4 {
+        store.add(&record(number), ROOT);
+        if number == 2 {
+            open = store.snapshot();
+        }
+        store.seal().unwrap();
+    }
+    // As the budget does.
+    for number in 0..3 {
+        std::fs::remove_file(store::block_path(&Lane::Trusted.dir(dir.path()), number)).unwrap();
+    }
+
+    let found = search(dir.path(), open.clone(), &json!({"kind": ["exec"]}));
+
+    assert_eq!((found.unread.len(), found.hits.len()), (0, 1), "{:?}", found.unread);
+    assert_eq!(lanes::verify(dir.path(), &open), Ok(1));
+}
+
+#[test]
+fn a_log_that_was_moved_is_written_again_also_when_the_disk_was_full_at_first() {
+    let Some(disk) = SmallDisk::mount() else {
+        return skip("this user may not mount a small file system").unwrap_or_default();
+    };
+    let dir = disk.0.path().join("history");
+    let mut store = Lanes::open(&dir, 64 << 20).unwrap();
+    store.add(&record(0), ROOT);
+    store.flush(record(0).time).unwrap();
+    let log = Lane::Trusted.dir(&dir).join("00000000.log");
+    std::fs::rename(&log, disk.0.path().join("moved")).unwrap();
+    let filler = disk.0.path().join("filler");
+    std::fs::write(&filler, vec![0; 9 << 20]).unwrap_err();
+    store.add(&record(1), ROOT);
+    store.flush(record(1).time).unwrap_err();
+    std::fs::remove_file(&filler).unwrap();
+    store.add(&record(2), ROOT);
+    store.flush(record(2).time).unwrap();
+
+    assert_eq!(store.take_complaints().len(), 1);
+    drop(store);
+    let store = Lanes::open(&dir, 64 << 20).unwrap();
+    assert_eq!(all_of_kind(&dir, &store), 3);
+}
+
 #[test]
 fn blocks_that_somebody_removed_are_missed_also_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,6 +1,5 @@
 //! Who listens where: an accepted connection does not say whose it is.
 
-use std::collections::HashSet;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -20,15 +19,20 @@ type Place = (u32, IpAddr, u16);
 
 #[derive(Debug)]
 pub(crate) struct Listeners {
-    owners: Bounded<Place, Key>,
+    owners: Bounded<Place, Owner>,
     sockets: Bounded<u64, Place>,
-    /// Those whose program's file was removed, as was reported.
-    without_file: HashSet<Key>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Owner {
+    key: Key,
+    /// Its program's file was removed, as was reported.
+    without_file: bool,
 }
 
 impl Default for Listeners {
     fn default() -> Self {
-        Self { owners: Bounded::new(MOST), sockets: Bounded::new(MOST), without_file: HashSet::new() }
+        Self { owners: Bounded::new(MOST), sockets: Bounded::new(MOST) }
     }
 }
 
@@ -43,10 +47,7 @@ pub(crate) struct WithoutFile {
 
 impl Listeners {
     pub(crate) fn put(&mut self, place: Place, account: Account, who: Key, has_file: bool) {
-        if !has_file {
-            self.without_file.insert(who);
-        }
-        self.owners.insert(place, account, who);
+        self.owners.insert(place, account, Owner { key: who, without_file: !has_file });
     }
 
     /// Remembers which socket it is: when it is closed, its port is given back already.
@@ -57,21 +58,27 @@ impl Listeners {
     /// Those whose programs' files were removed since the last look. The file is not asked for anything, whose file
     /// system might not answer: the kernel knows whether it has a name.
     pub(crate) fn newly_without_file(&mut self, table: &Table, host: [u32; 4]) -> Vec<WithoutFile> {
-        let mut looked: HashMap<Key, bool> = HashMap::new();
-        let mut found = Vec::new();
-        for (place, account, who) in self.owners.iter() {
-            if looked.contains_key(who) {
-                continue;
-            }
-            let gone = without_file(*who, table, host);
-            looked.insert(*who, gone.is_some());
-            if let Some((program, rights)) = gone.filter(|_| !self.without_file.contains(who)) {
-                found.push(WithoutFile { place: *place, account, who: *who, program, rights });
+        struct Looked {
+            found: Option<WithoutFile>,
+            is_gone: bool,
+        }
+        let mut looked: HashMap<Key, Looked> = HashMap::new();
+        for (place, account, owner) in self.owners.iter() {
+            let who = owner.key;
+            let one = looked.entry(who).or_insert_with(|| {
+                let gone = without_file(who, table, host);
+                let is_gone = gone.is_some();
+                let of = |(program, rights)| WithoutFile { place: *place, account, who, program, rights };
+                Looked { found: gone.map(of), is_gone }
+            });
+            if owner.without_file {
+                one.found = None;
             }
         }
-        self.without_file.retain(|who| looked.get(who) == Some(&true));
-        self.without_file.extend(found.iter().map(|one| one.who));
-        found
+        for owner in self.owners.values_mut() {
+            owner.without_file = looked.get(&owner.key).is_some_and(|one| one.is_gone);
+        }
+        looked.into_values().filter_map(|one| one.found).collect()
     }
 
     pub(crate) fn closed(&mut self, socket: u64) {
@@ -83,7 +90,7 @@ impl Listeners {
     /// Whose socket accepts here: one of this address, or of all addresses.
     pub(crate) fn owner(&self, namespace: u32, address: IpAddr, port: u16) -> Option<Key> {
         let all = [address, Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
-        all.iter().find_map(|address| self.owners.get(&(namespace, *address, port)).copied())
+        all.iter().find_map(|address| self.owners.get(&(namespace, *address, port))).map(|owner| owner.key)
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::answer;
 use crate::history::block::{Block, BlockError, Bytes};
 use crate::history::lanes::Lane;
-use crate::history::store::{self, block_path, numbers};
+use crate::history::store::{block_path, numbers_and_gaps};
 use crate::parameters::Wanted;
 use crate::record::{Key, Kind, Record, What};
 
@@ -215,14 +215,13 @@ impl History<'_> {
         let mut places: Vec<Place> = (0..self.open.len()).map(Place::Open).collect();
         for lane in Lane::ALL {
             let open = self.open.iter().find(|(of, ..)| *of == lane).map_or(u64::MAX, |(_, open, _)| *open);
-            match numbers(&lane.dir(self.dir)) {
-                Ok(numbers) => {
-                    let sealed: Vec<u64> = numbers.into_iter().filter(|number| *number < open).collect();
-                    let gaps = store::gaps(&sealed, (open != u64::MAX).then_some(open));
+            match numbers_and_gaps(&lane.dir(self.dir), (open != u64::MAX).then_some(open)) {
+                Ok((numbers, gaps)) => {
+                    let sealed = numbers.into_iter().filter(|number| *number < open);
                     found.unread.extend(gaps.into_iter().map(|number| {
                         (format!("block {number} of {}", lane.name()), "somebody removed it".to_owned())
                     }));
-                    places.extend(sealed.into_iter().map(|number| Place::Sealed(lane, number)));
+                    places.extend(sealed.map(|number| Place::Sealed(lane, number)));
                 }
                 Err(error) => found.unread.push(("the history".to_owned(), error.to_string())),
             }
@@ -355,7 +354,7 @@ impl History<'_> {
                 (root.record.who, root.record.time)
             }
             None => {
-                let Some(root) = self.known_by_children(&mut found, time, start.is_none(), is_it) else {
+                let Some(root) = self.known_by_children(&mut found, time, is_it) else {
                     return found;
                 };
                 let what = "its own exec and its ancestors".to_owned();
@@ -444,13 +443,12 @@ impl History<'_> {
         }
     }
 
-    /// A process whose own exec is not in the history, by what it made or, where `own` is asked for, did until a moment:
+    /// A process whose own exec is not in the history, by what it made or did until a moment:
     /// which one it is, and the first moment of it that is known.
     fn known_by_children(
         &self,
         found: &mut Found,
         until: i64,
-        own: bool,
         is: impl Fn(Key) -> bool,
     ) -> Option<(Key, i64)> {
         let mut known: Option<(Key, i64)> = None;
@@ -460,7 +458,7 @@ impl History<'_> {
                     What::Exec(run) => Some(run.maker),
                     _ => None,
                 };
-                let key = maker.into_iter().chain(own.then_some(record.who)).find(|key| is(*key));
+                let key = maker.into_iter().chain([record.who]).find(|key| is(*key));
                 if let Some(key) = key.filter(|_| record.time <= until) {
                     known = match known {
                         Some((newest, first)) if newest == key => Some((key, first.min(record.time))),

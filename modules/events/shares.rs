@@ -70,6 +70,10 @@ impl<K: Eq + Hash + Clone, V> Bounded<K, V> {
         self.entries.iter().map(|(key, entry)| (key, entry.account, &entry.value))
     }
 
+    pub(crate) fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
+        self.entries.values_mut().map(|entry| &mut entry.value)
+    }
+
     pub(crate) fn get(&self, key: &K) -> Option<&V> {
         self.entries.get(key).map(|entry| &entry.value)
     }

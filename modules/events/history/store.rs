@@ -73,6 +73,8 @@ pub(crate) struct Store {
     /// Records that are in the open block and not in its log yet.
     chunk: Builder,
     log: File,
+    /// The log was removed, and what it had is not all in the new one yet.
+    rewrite: bool,
     /// Records that found no room.
     refused: u64,
     number: u64,
@@ -116,6 +118,8 @@ pub(crate) fn gaps(numbers: &[u64], open: Option<u64>) -> Vec<u64> {
     const MOST: usize = 100;
     let mut gaps = Vec::new();
     let mut next = numbers.first().copied().or(open.and_then(|open| open.checked_sub(1)));
+    // What was open may have been sealed meanwhile, and more.
+    let open = open.filter(|open| numbers.last().is_none_or(|last| last < open));
     for number in numbers.iter().copied().chain(open) {
         while let Some(expected) = next.filter(|expected| *expected < number && gaps.len() < MOST) {
             gaps.push(expected);
@@ -124,6 +128,18 @@ pub(crate) fn gaps(numbers: &[u64], open: Option<u64>) -> Vec<u64> {
         next = Some(number + 1);
     }
     gaps
+}
+
+/// The numbers of all sealed blocks, and those of blocks that somebody removed. A list that is made while the oldest
+/// are removed may have an older one and not a newer one: below what is the oldest after that nothing is missed.
+pub(crate) fn numbers_and_gaps(dir: &Path, open: Option<u64>) -> io::Result<(Vec<u64>, Vec<u64>)> {
+    let found = numbers(dir)?;
+    let mut gaps = gaps(&found, open);
+    if !gaps.is_empty() {
+        let oldest = numbers(dir)?.first().copied().unwrap_or(0);
+        gaps.retain(|gap| *gap >= oldest);
+    }
+    Ok((found, gaps))
 }
 
 /// The seal of a block, when it fits its bytes.
@@ -138,22 +154,34 @@ fn checked_seal(bytes: &[u8]) -> Option<[u8; SEAL_BYTES]> {
 /// # Errors
 /// The first block that does not fit, and why.
 pub(crate) fn verify(dir: &Path, open: Option<u64>) -> Result<u64, String> {
-    let numbers = numbers(dir).map_err(|error| error.to_string())?;
-    if let Some(number) = gaps(&numbers, open).first() {
+    let (found, gaps) = numbers_and_gaps(dir, open).map_err(|error| error.to_string())?;
+    if let Some(number) = gaps.first() {
         return Err(format!("somebody removed block {number}"));
     }
     let mut before: Option<[u8; SEAL_BYTES]> = None;
-    for number in &numbers {
+    let mut checked = 0;
+    for number in &found {
         let name = format!("block {number}");
-        let bytes = fs::read(block_path(dir, *number)).map_err(|error| format!("{name}: {error}"))?;
+        let bytes = match fs::read(block_path(dir, *number)) {
+            Ok(bytes) => bytes,
+            // Removed meanwhile to stay within the budget.
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound
+                    && numbers(dir).is_ok_and(|now| now.first().is_some_and(|oldest| number < oldest)) =>
+            {
+                continue;
+            }
+            Err(error) => return Err(format!("{name}: {error}")),
+        };
         let seal = checked_seal(&bytes).ok_or(format!("{name} is not as it was sealed"))?;
         let chain = bytes.len().checked_sub(2 * SEAL_BYTES).and_then(|at| bytes.get(at..at + SEAL_BYTES));
         if before.is_some_and(|before| chain != Some(&before[..])) {
             return Err(format!("{name} does not follow on the block before it"));
         }
         before = Some(seal);
+        checked += 1;
     }
-    Ok(numbers.len() as u64)
+    Ok(checked)
 }
 
 impl Store {
@@ -206,6 +234,7 @@ impl Store {
             open,
             chunk: Builder::default(),
             log: open_log(&log_path(dir, number), false)?,
+            rewrite: false,
             refused: 0,
             number,
             seal,
@@ -270,15 +299,16 @@ impl Store {
     pub(crate) fn flush(&mut self, now: i64) -> io::Result<bool> {
         if self.chunk.rows() > 0 {
             // What somebody removed is written again: it would be gone with this process.
-            let is_removed = self.log.metadata()?.nlink() == 0;
-            if is_removed {
+            if !self.has_log()? {
                 durable::make_directory(&self.dir)?;
                 self.log = open_log(&log_path(&self.dir, self.number), true)?;
+                self.rewrite = true;
                 self.complaints.push(format!("somebody removed the log {} of the history", self.number));
             }
-            let unwritten = if is_removed { &self.open } else { &self.chunk };
+            let unwritten = if self.rewrite { &self.open } else { &self.chunk };
             let chunk = unwritten.encode([0; SEAL_BYTES], false);
             self.append(&chunk)?;
+            self.rewrite = false;
             self.chunk = Builder::default();
         }
         let age = self.open.first().map_or(0, |first| now.saturating_sub(first));
@@ -295,6 +325,13 @@ impl Store {
     #[cfg(test)]
     pub(crate) fn seal_some(&mut self) -> io::Result<()> {
         if self.open.rows() > 0 { self.seal() } else { Ok(()) }
+    }
+
+    /// Whether the log that is written has its name still.
+    fn has_log(&self) -> io::Result<bool> {
+        let open = self.log.metadata()?;
+        let named = fs::symlink_metadata(log_path(&self.dir, self.number));
+        Ok(named.is_ok_and(|named| (named.dev(), named.ino()) == (open.dev(), open.ino())))
     }
 
     fn append(&mut self, chunk: &[u8]) -> io::Result<()> {
@@ -324,6 +361,7 @@ impl Store {
         let old = log_path(&self.dir, self.number);
         self.number += 1;
         self.log = log;
+        self.rewrite = false;
         durable::remove(&old)
     }
 
