@@ -14,6 +14,8 @@
 pub mod address;
 pub mod expiry;
 mod link;
+#[cfg(test)]
+mod silence;
 pub mod tls;
 pub mod wire;
 
@@ -173,9 +175,15 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Shared {
     fn tell(&self, event: BrokerEvent) {
-        // What a server can send without end leaves room for what becomes of the connection.
-        let is_of_server = matches!(event, BrokerEvent::Problem(_) | BrokerEvent::PermissionViolation(_));
-        let is_full = is_of_server && self.events.capacity() <= self.events.max_capacity() / 2;
+        // What a server or a publisher can cause without end leaves room for what becomes of the connection.
+        let is_rare = matches!(
+            event,
+            BrokerEvent::Connected
+                | BrokerEvent::Disconnected
+                | BrokerEvent::BrokerStops
+                | BrokerEvent::Closed
+        );
+        let is_full = !is_rare && self.events.capacity() <= self.events.max_capacity() / 2;
         if is_full || self.events.try_send(event).is_err() {
             self.events_lost.fetch_add(1, Ordering::Relaxed);
         }

@@ -207,11 +207,17 @@ impl Member {
         let within = patience.unwrap_or_default() + SLACK;
         let deadline = Instant::now() + within;
         for _ in 0..count {
-            let answer = match timeout_at(deadline, self.answers.next()).await {
+            let mut answer = match timeout_at(deadline, self.answers.next()).await {
                 Ok(Some(answer)) => answer,
                 Ok(None) => return Err(failed(RequestError::Disconnected)),
                 Err(_) => return Err(failed(RequestError::TimedOut(within))),
             };
+            // Only an alert is to be acknowledged; a status in its headers is its publisher's.
+            if let Some(ack) = answer.reply.take_if(|reply| reply.starts_with("$JS.ACK.")) {
+                let delivery = Delivery::read(answer.subject, answer.payload, ack);
+                found.push(delivery.ok_or_else(|| StoredError::Unreadable { what: what.clone() })?);
+                continue;
+            }
             match answer.status {
                 // 404: there is none; 408: none came in time.
                 Some(404 | 408) => {}
@@ -221,12 +227,7 @@ impl Member {
                     let code = code.into();
                     return Err(StoredError::Refused { what, code, status: code, description });
                 }
-                None => {
-                    let reply = answer.reply.filter(|reply| reply.starts_with("$JS.ACK."));
-                    let delivery =
-                        reply.and_then(|reply| Delivery::read(answer.subject, answer.payload, reply));
-                    found.push(delivery.ok_or_else(|| StoredError::Unreadable { what: what.clone() })?);
-                }
+                None => return Err(StoredError::Unreadable { what }),
             }
         }
         Ok(())

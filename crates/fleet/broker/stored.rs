@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::client::wire::SEQUENCE;
 use super::client::{Client, Outgoing, RequestError, SendError};
 use super::permissions::direct_get;
 
@@ -299,7 +300,12 @@ async fn get_once(client: &Client, stream: &str, which: Which<'_>) -> Result<Opt
         Which::Last(subject) => json!({"last_by_subj": subject}),
         Which::Next(subject, seq) => json!({"seq": seq.max(1), "next_by_subj": subject}),
     };
-    ask(client, stream, &direct_get(stream), body.to_string().as_bytes()).await
+    let is_asked = |entry: &Entry| match which {
+        Which::Number(number) => entry.sequence == number,
+        Which::Last(subject) => matches(subject, &entry.subject),
+        Which::Next(subject, from) => entry.sequence >= from && matches(subject, &entry.subject),
+    };
+    ask(client, stream, &direct_get(stream), body.to_string().as_bytes(), is_asked).await
 }
 
 /// The newest message of a subject, for who may read that subject and nothing else of the stream.
@@ -312,7 +318,8 @@ pub async fn newest_of_own(
     stream: &str,
     subject: &str,
 ) -> Result<Option<Entry>, StoredError> {
-    ask(client, stream, &format!("{}.{subject}", direct_get(stream)), b"").await
+    ask(client, stream, &format!("{}.{subject}", direct_get(stream)), b"", |entry| entry.subject == subject)
+        .await
 }
 
 async fn ask(
@@ -320,6 +327,7 @@ async fn ask(
     stream: &str,
     subject: &str,
     payload: &[u8],
+    is_asked: impl Fn(&Entry) -> bool,
 ) -> Result<Option<Entry>, StoredError> {
     let message = Outgoing { subject, payload, ..Outgoing::default() };
     let answer = client.request(message, ASK_TIMEOUT).await.map_err(failed(stream))?;
@@ -332,15 +340,20 @@ async fn ask(
         }
         None => {}
     }
-    let unreadable = || StoredError::Unreadable { what: stream.to_owned() };
+    // Each is the last of its name, so the broker's: those of the publisher stand ahead of them.
     let stored = answer.header("Nats-Time-Stamp").and_then(|time| time.parse::<jiff::Timestamp>().ok());
     let entry = (
         answer.header("Nats-Subject").map(str::to_owned),
-        answer.header("Nats-Sequence").and_then(|number| number.parse().ok()),
+        answer.header(SEQUENCE).and_then(|number| number.parse().ok()),
         stored.map(|time| time.as_second()),
     );
-    let (Some(subject), Some(sequence), Some(stored)) = entry else { return Err(unreadable()) };
-    Ok(Some(Entry { subject, sequence, stored, value: answer.payload }))
+    let entry = match entry {
+        (Some(subject), Some(sequence), Some(stored)) => {
+            Some(Entry { subject, sequence, stored, value: answer.payload }).filter(is_asked)
+        }
+        _ => None,
+    };
+    entry.map(Some).ok_or_else(|| StoredError::Unreadable { what: stream.to_owned() })
 }
 
 /// Numbers of the first and the newest message that match; none when there is no such.
@@ -372,8 +385,8 @@ pub async fn versions(
     while found.len() < most {
         let from = found.last().map_or(1, |entry| entry.sequence.saturating_add(1));
         match get(client, stream, Which::Next(subject, from)).await? {
-            Some(entry) if entry.sequence >= from => found.push(entry),
-            _ => break,
+            Some(entry) => found.push(entry),
+            None => break,
         }
     }
     Ok(found)

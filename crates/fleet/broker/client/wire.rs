@@ -2,7 +2,8 @@
 //! (<https://docs.nats.io/reference/reference-protocols/nats-protocol>). Pure: bytes in, operations out.
 //!
 //! Nothing that a server sends is trusted: every length is bounded before anything is kept, and bytes that are not
-//! the protocol are an error that ends the connection, never a panic.
+//! the protocol are an error that ends the connection, never a panic. Headers and the reply subject are their
+//! publisher's, and servers pass on any bytes there: they end nothing, and in memory they take no more than they are.
 
 use std::io::Write as _;
 
@@ -16,14 +17,11 @@ pub const MAX_LINE_BYTES: usize = 16 * 1024;
 /// Longest INFO in bytes: it lists the addresses of a cluster.
 pub(crate) const MAX_INFO_BYTES: usize = 256 * 1024;
 
-/// Largest message in bytes, with its headers. Brokers of a fleet take at most 1 MiB.
+/// Largest message in bytes, with its headers, which may fill it. Brokers of a fleet take at most 1 MiB.
 pub const MAX_MESSAGE_BYTES: usize = 2 << 20;
 
-/// Largest headers of a message in bytes: JetStream stores no larger ones.
-const MAX_HEADER_BYTES: usize = 64 * 1024;
-
-/// What a header takes in memory besides its text, in bytes.
-const HEADER_BYTES: usize = 128;
+/// Header with the number of a message in its stream.
+pub(in crate::broker) const SEQUENCE: &str = "Nats-Sequence";
 
 /// What a server says of itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -52,10 +50,11 @@ pub struct Message {
     pub sid: u64,
     /// Where an answer is expected.
     pub reply: Option<String>,
-    /// A status instead of a payload: 503 when nobody listens, 404 when nothing is stored.
+    /// The server's status instead of a payload: 503 when nobody listens, 404 when nothing is stored. What comes out of
+    /// a stream has none: a status there is its publisher's.
     pub status: Option<u16>,
-    /// Its headers, in their order.
-    pub headers: Vec<(String, String)>,
+    /// Its headers, as they came.
+    pub headers: Bytes,
     /// What it holds.
     pub payload: Bytes,
 }
@@ -63,18 +62,20 @@ pub struct Message {
 impl Message {
     /// What it takes in memory, in bytes, roughly.
     pub(super) fn size(&self) -> usize {
-        let texts: usize =
-            self.headers.iter().map(|(name, value)| name.len() + value.len() + HEADER_BYTES).sum();
-        self.payload.len() + self.subject.len() + self.reply.as_ref().map_or(0, String::len) + texts + 256
+        let reply = self.reply.as_ref().map_or(0, String::len);
+        self.payload.len() + self.headers.len() + self.subject.len() + reply + 256
     }
 
-    /// The first header of that name.
+    /// The last header of that name, when it is a text: servers put their own behind those of the publisher.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers
-            .iter()
-            .find(|(known, _)| known.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value.as_str())
+        self.headers.rsplit(|byte| *byte == b'\n').find_map(|line| {
+            let (known, value) = line.split_at_checked(name.len())?;
+            let value = value.strip_prefix(b":")?;
+            known
+                .eq_ignore_ascii_case(name.as_bytes())
+                .then_some(std::str::from_utf8(value).ok().map(str::trim))
+        })?
     }
 }
 
@@ -104,9 +105,6 @@ pub enum ProtocolError {
     /// A message that is larger than any of a fleet.
     #[error("the server sent a message of more than {MAX_MESSAGE_BYTES} bytes")]
     LargeMessage,
-    /// Headers that are larger than any of a fleet: in memory they take many times their size.
-    #[error("the server sent a message with headers of more than {MAX_HEADER_BYTES} bytes")]
-    LargeHeaders,
     /// Something else.
     #[error("the server violated the NATS protocol: {0:?}")]
     Unknown(String),
@@ -116,8 +114,8 @@ fn unknown(line: &[u8]) -> ProtocolError {
     ProtocolError::Unknown(String::from_utf8_lossy(&line[..line.len().min(80)]).into_owned())
 }
 
-fn text(line: &[u8]) -> Result<&str, ProtocolError> {
-    std::str::from_utf8(line).map_err(|_| unknown(line))
+fn lossy(text: &[u8]) -> String {
+    String::from_utf8_lossy(text).into_owned()
 }
 
 /// Takes the first operation out of the buffer; none while it is not there whole.
@@ -139,7 +137,8 @@ pub fn decode(buffer: &mut BytesMut) -> Result<Option<Operation>, ProtocolError>
         b"PONG" => Operation::Pong,
         b"+OK" => Operation::Ok,
         b"-ERR" => {
-            let words = text(rest)?.trim();
+            let words = lossy(rest);
+            let words = words.trim();
             let words = words.strip_prefix('\'').unwrap_or(words);
             Operation::Error(words.strip_suffix('\'').unwrap_or(words).to_owned())
         }
@@ -152,13 +151,15 @@ pub fn decode(buffer: &mut BytesMut) -> Result<Option<Operation>, ProtocolError>
 
 /// `MSG subject sid [reply] bytes`, or `HMSG subject sid [reply] header-bytes bytes`, and then the bytes.
 fn message(buffer: &mut BytesMut, end: usize) -> Result<Option<Operation>, ProtocolError> {
-    let line = text(&buffer[..end])?.trim_end();
-    let mut words = line.split_ascii_whitespace();
-    let wrong = || unknown(line.as_bytes());
-    let has_headers = words.next() == Some("HMSG");
+    let line = &buffer[..end];
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    let wrong = || unknown(line);
+    // A publisher's reply may hold any other bytes.
+    let mut words = line.split(|byte| matches!(byte, b' ' | b'\t')).filter(|word| !word.is_empty());
+    let has_headers = words.next() == Some(&b"HMSG"[..]);
     let (subject, sid) = (words.next().ok_or_else(wrong)?, words.next().ok_or_else(wrong)?);
-    let sid: u64 = sid.parse().map_err(|_| wrong())?;
-    let rest: Vec<&str> = words.take(4).collect();
+    let sid: u64 = digits(sid).and_then(|sid| sid.parse().ok()).ok_or_else(wrong)?;
+    let rest: Vec<&[u8]> = words.take(4).collect();
     let (reply, sizes) = match (rest.as_slice(), has_headers) {
         ([size], false) => (None, [None, Some(*size)]),
         ([reply, size], false) => (Some(*reply), [None, Some(*size)]),
@@ -167,12 +168,10 @@ fn message(buffer: &mut BytesMut, end: usize) -> Result<Option<Operation>, Proto
         _ => return Err(wrong()),
     };
     // A number that no integer holds is too large as well.
-    let size = |text: &str| {
-        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        if !digits {
-            return Err(wrong());
-        }
-        text.parse::<usize>()
+    let size = |word: &[u8]| {
+        digits(word)
+            .ok_or_else(wrong)?
+            .parse::<usize>()
             .ok()
             .filter(|size| *size <= MAX_MESSAGE_BYTES)
             .ok_or(ProtocolError::LargeMessage)
@@ -180,9 +179,6 @@ fn message(buffer: &mut BytesMut, end: usize) -> Result<Option<Operation>, Proto
     let [of_headers, total] = sizes;
     let total = size(total.unwrap_or_default())?;
     let of_headers = of_headers.map(size).transpose()?.unwrap_or(0);
-    if of_headers > MAX_HEADER_BYTES {
-        return Err(ProtocolError::LargeHeaders);
-    }
     if of_headers > total {
         return Err(wrong());
     }
@@ -192,35 +188,29 @@ fn message(buffer: &mut BytesMut, end: usize) -> Result<Option<Operation>, Proto
         buffer.reserve(whole - buffer.len());
         return Ok(None);
     }
-    let (subject, reply) = (subject.to_owned(), reply.map(str::to_owned));
+    let (subject, reply) = (lossy(subject), reply.map(lossy));
     if &buffer[whole - 2..whole] != b"\r\n" {
         return Err(wrong());
     }
     let mut body = buffer.split_to(whole);
     body.advance(end + 1);
     body.truncate(total);
-    let header = body.split_to(of_headers);
-    let (status, headers) = if has_headers { headers(&header)? } else { (None, Vec::new()) };
-    let payload = body.freeze();
-    Ok(Some(Operation::Message(Message { subject, sid, reply, status, headers, payload })))
+    let headers = body.split_to(of_headers).freeze();
+    let mut message = Message { subject, sid, reply, status: None, headers, payload: body.freeze() };
+    message.status = status(&message.headers).filter(|_| message.header(SEQUENCE).is_none());
+    Ok(Some(Operation::Message(message)))
 }
 
-type Headers = (Option<u16>, Vec<(String, String)>);
+fn digits(word: &[u8]) -> Option<&str> {
+    let is_number = !word.is_empty() && word.iter().all(u8::is_ascii_digit);
+    std::str::from_utf8(word).ok().filter(|_| is_number)
+}
 
-/// `NATS/1.0[ status[ words]]`, then `Name: value` on each line, then an empty one.
-fn headers(bytes: &[u8]) -> Result<Headers, ProtocolError> {
-    let mut lines = text(bytes)?.split("\r\n");
-    let first = lines.next().and_then(|line| line.strip_prefix("NATS/1.0")).ok_or_else(|| unknown(bytes))?;
-    let status = match first.split_ascii_whitespace().next() {
-        Some(status) => Some(status.parse().map_err(|_| unknown(bytes))?),
-        None => None,
-    };
-    let mut headers = Vec::new();
-    for line in lines.filter(|line| !line.is_empty()) {
-        let (name, value) = line.split_once(':').ok_or_else(|| unknown(line.as_bytes()))?;
-        headers.push((name.to_owned(), value.trim().to_owned()));
-    }
-    Ok((status, headers))
+/// `NATS/1.0[ status[ words]]` is the first line of headers; `Name: value` on each further one, then an empty one.
+fn status(headers: &[u8]) -> Option<u16> {
+    let line = headers.strip_prefix(b"NATS/1.0 ")?;
+    let word = line.split(|byte| byte.is_ascii_whitespace()).next()?;
+    std::str::from_utf8(word).ok()?.parse().ok()
 }
 
 /// A text that cannot be a subject, or a header that cannot be sent.
@@ -358,12 +348,10 @@ mod tests {
         assert_eq!(decoded(b"HMSG x 1 5 18446744073709551611\r\n"), Err(ProtocolError::LargeMessage));
         assert_eq!(decoded(b"HMSG x 1 18446744073709551615 4\r\n"), Err(ProtocolError::LargeMessage));
         assert_eq!(decoded(b"MSG x 1 99999999999999999999999\r\n"), Err(ProtocolError::LargeMessage));
-        assert_eq!(decoded(b"HMSG x 1 65537 65537\r\n"), Err(ProtocolError::LargeHeaders));
         assert!(matches!(decoded(b"HMSG x 1 5 4\r\n"), Err(ProtocolError::Unknown(_))));
         assert!(matches!(decoded(b"MSG x 1 -1\r\n"), Err(ProtocolError::Unknown(_))));
         assert!(matches!(decoded(b"MSG x 1 +1\r\n"), Err(ProtocolError::Unknown(_))));
         assert!(matches!(decoded(b"MSG x\r\n"), Err(ProtocolError::Unknown(_))));
-        assert!(matches!(decoded(b"HMSG x 1 3 3\r\nabc\r\n"), Err(ProtocolError::Unknown(_))));
         assert!(matches!(decoded(b"MSG x 1 1\r\nabcd"), Err(ProtocolError::Unknown(_))));
         assert!(matches!(decoded(b"PING\n"), Err(ProtocolError::Unknown(_))));
         assert!(matches!(decoded(b"INFO 1\r\n"), Err(ProtocolError::Unknown(_))));
@@ -391,9 +379,38 @@ mod tests {
         let Operation::Message(second) = &messages[1] else { panic!("{messages:?}") };
         assert_eq!((second.reply.as_deref(), second.payload.len()), (Some("re.ply"), 0));
         let Operation::Message(third) = &messages[2] else { panic!("{messages:?}") };
-        assert_eq!((third.headers.len(), &third.payload[..]), (0, &b"yes"[..]));
+        assert_eq!((&third.headers[..], &third.payload[..]), (&b"NATS/1.0\r\n\r\n"[..], &b"yes"[..]));
         let Operation::Message(fourth) = &messages[3] else { panic!("{messages:?}") };
         assert_eq!(fourth.status, Some(404));
+    }
+
+    /// The last one is the server's, and a status ahead of it is the publisher's.
+    #[test]
+    fn headers_of_a_publisher_end_nothing_and_say_nothing_for_the_server() {
+        let of = |headers: &[u8]| {
+            let mut bytes = format!("HMSG a 9 {0} {0}\r\n", headers.len()).into_bytes();
+            bytes.extend_from_slice(headers);
+            bytes.extend_from_slice(b"\r\n");
+            let mut all = decoded(&bytes).unwrap();
+            let Some(Operation::Message(message)) = all.pop() else { panic!("{all:?}") };
+            message
+        };
+        for odd in
+            [&b""[..], b"abc", b"\xff", b"NATS/1.0\r\nnocolon\r\n\r\n", b"NATS/1.0 what\r\n\r\n", b"\r\n"]
+        {
+            assert_eq!((of(odd).status, of(odd).header("a")), (None, None), "{odd:?}");
+        }
+        let message =
+            of(b"NATS/1.0 404 x\r\nnats-sequence: 9\r\nX: \xff\r\nA: 1\r\nNats-Sequence: 3 \r\n\r\n");
+        assert_eq!((message.status, message.header("nats-sequence")), (None, Some("3")));
+        assert_eq!((message.header("X"), message.header("a"), message.header("b")), (None, Some("1"), None));
+        assert_eq!(of(b"NATS/1.0 503\r\nNats-Subject: x\r\n\r\n").status, Some(503));
+        let large = vec![b'x'; MAX_MESSAGE_BYTES];
+        assert_eq!(of(&large).headers, large);
+        let Operation::Message(message) = decoded(b"MSG a 9 \xff\x0cb 2\r\nhi\r\n").unwrap().remove(0) else {
+            panic!("a message")
+        };
+        assert_eq!((message.reply.as_deref(), &message.payload[..]), (Some("\u{fffd}\u{c}b"), &b"hi"[..]));
     }
 
     #[test]
@@ -451,10 +468,13 @@ mod tests {
                 }
             };
             let Operation::Message(message) = message else { panic!("{message:?}") };
-            prop_assert_eq!(message.subject, "to.me");
+            prop_assert_eq!(&message.subject, "to.me");
             prop_assert_eq!(message.sid, 5);
-            prop_assert_eq!(message.reply, reply);
-            prop_assert_eq!(message.headers, headers);
+            prop_assert_eq!(&message.reply, &reply);
+            for (name, _) in &headers {
+                let last = headers.iter().rfind(|(known, _)| known.eq_ignore_ascii_case(name));
+                prop_assert_eq!(message.header(name), last.map(|(_, value)| value.as_str()));
+            }
             prop_assert_eq!(&message.payload[..], &payload[..]);
             prop_assert!(buffer.is_empty());
         }

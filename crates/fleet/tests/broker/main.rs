@@ -8,6 +8,8 @@ mod broker_fixture;
 #[cfg(test)]
 mod forwarders;
 #[cfg(test)]
+mod headers;
+#[cfg(test)]
 mod hostile_server;
 #[cfg(test)]
 mod leaf;
