@@ -135,6 +135,7 @@ const FSWATCH_KEYS: &[KeyShape] = &[
     KeyShape { section: "Paths", key: "follow", kind: KeyType::Boolean },
     KeyShape { section: "Paths", key: "tags", kind: KeyType::Strings },
     KeyShape { section: "Paths", key: "depth", kind: KeyType::Integer },
+    KeyShape { section: "Paths", key: "groups", kind: KeyType::Named },
     KeyShape { section: "Fswatch", key: "settle_milliseconds", kind: KeyType::Integer },
     KeyShape { section: "Fswatch", key: "quick_scan_minutes", kind: KeyType::Integer },
     KeyShape { section: "Fswatch", key: "profile", kind: KeyType::String },

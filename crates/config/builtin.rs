@@ -56,6 +56,9 @@ pub enum KeyType {
     Integer,
     /// True or false.
     Boolean,
+    /// The section may stand more than once, as `[paths "NAME"]` or in TOML `[paths.NAME]`. This key of the JSON is the
+    /// list of these in the order of the file, with the section's other keys and `name`; no file has it itself.
+    Named,
 }
 
 /// The type of a key in the file of a module that is not built in, as the agent's configuration states it.
@@ -127,12 +130,20 @@ pub(crate) mod tests {
     use super::*;
 
     fn only_absolute_paths(config: &Value) -> Result<(), Vec<(String, String)>> {
-        let paths = config["Paths"]["Path"].as_array().cloned().unwrap_or_default();
-        let problems: Vec<_> = paths
-            .iter()
-            .enumerate()
-            .filter(|(_, path)| path.as_str().is_some_and(|path| path.starts_with("relative/")))
-            .map(|(index, path)| (format!("paths.path[{index}]"), format!("{path} is not an absolute path")))
+        let groups = config["Paths"]["groups"].as_array().into_iter().flatten();
+        let named =
+            groups.map(|group| (format!("paths.{}.", group["name"].as_str().unwrap()), &group["Path"]));
+        let all = named.chain([("paths.".to_owned(), &config["Paths"]["Path"])]);
+        let problems: Vec<_> = all
+            .flat_map(|(section, paths)| {
+                let paths = paths.as_array().cloned().unwrap_or_default();
+                let is_relative =
+                    |path: &Value| path.as_str().is_some_and(|path| path.starts_with("relative/"));
+                let bad = paths.into_iter().enumerate().filter(move |(_, path)| is_relative(path));
+                bad.map(move |(index, path)| {
+                    (format!("{section}path[{index}]"), format!("{path} is not an absolute path"))
+                })
+            })
             .collect();
         if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
@@ -150,7 +161,10 @@ pub(crate) mod tests {
             name: "fswatch",
             kind: ModuleKind::Persistent,
             enabled_by_default: true,
-            keys: &[KeyShape { section: "Paths", key: "Path", kind: KeyType::Strings }],
+            keys: &[
+                KeyShape { section: "Paths", key: "Path", kind: KeyType::Strings },
+                KeyShape { section: "Paths", key: "groups", kind: KeyType::Named },
+            ],
             empty_config: r#"{"Paths":{"Path":null}}"#,
             check: only_absolute_paths,
             masked_form: only_numbers,
@@ -183,7 +197,7 @@ pub(crate) mod tests {
         for (name, keys, empty) in builtins.chain(foreign) {
             let empty: Value = serde_json::from_str(empty).unwrap();
             assert!(name.parse::<ModuleName>().is_ok(), "{name}");
-            for key in keys {
+            for key in keys.iter().filter(|key| key.kind != KeyType::Named) {
                 assert!(empty[key.section].get(key.key).is_some(), "{name}: {}.{}", key.section, key.key);
             }
         }

@@ -118,30 +118,25 @@ fn shaped(
             problems.add(line(value), cut(section), unknown("section", section, known));
             continue;
         };
-        let Some(keys) = section_keys(spelled, value, notation, problems) else { continue };
         lines.extend(line(value).map(|line| (section.to_lowercase(), line)));
-        for (key, value) in in_file_order(keys) {
-            if problems.is_full() {
-                return config;
-            }
-            let known = || shape.keys.iter().filter(|shape| shape.section == spelled);
-            let name = format!("{}.{}", cut(section), cut(key));
-            let Some(found) = known().find(|shape| shape.key.eq_ignore_ascii_case(key)) else {
-                let message = unknown("key", key, known().map(|shape| shape.key));
-                problems.add(line(value), name, message);
-                continue;
-            };
-            index_lines(&name, value, &mut lines);
-            let converted = match notation {
-                Notation::Gcfg => gcfg_value(value, found.kind),
-                Notation::Toml => toml_value(value, found.kind),
-            };
-            match converted {
-                Ok(Json::Null) if !shape.empty_is_null && found.kind == KeyType::Strings => {
-                    config[spelled][found.key] = Json::Array(Vec::new());
+        let of_section = || shape.keys.iter().filter(|shape| shape.section == spelled);
+        let named = of_section().find(|shape| shape.kind == KeyType::Named);
+        let known = of_section().filter(|shape| shape.kind != KeyType::Named).collect();
+        let mut reading =
+            Reading { known, notation, empty_is_null: shape.empty_is_null, problems, lines: &mut lines };
+        let Some((own, parts)) = reading.parts(spelled, value, named.is_some()) else { continue };
+        for (key, json) in reading.keys(cut(section), own) {
+            config[spelled][key] = json;
+        }
+        for (part, keys) in parts {
+            let of_part = reading.keys(&format!("{}.{}", cut(section), cut(part)), in_file_order(keys));
+            let mut object = serde_json::Map::from_iter([("name".to_owned(), Json::from(part.as_str()))]);
+            object.extend(of_part.into_iter().map(|(key, json)| (key.to_owned(), json)));
+            if let Some(named) = named {
+                match &mut config[spelled][named.key] {
+                    Json::Array(all) => all.push(object.into()),
+                    none => *none = Json::Array(vec![object.into()]),
                 }
-                Ok(json) => config[spelled][found.key] = json,
-                Err((line, message)) => problems.add(line, name, message),
             }
         }
     }
@@ -178,27 +173,84 @@ fn index_lines(name: &str, value: &Value, lines: &mut LineIndex) {
     lines.extend(line(value).map(|line| (name, line)));
 }
 
-/// The keys of a section that has no parts.
-fn section_keys<'a>(
-    section: &str,
-    value: &'a Value,
+/// A key and its value, as the file has them.
+type Entry<'a> = (&'a String, &'a Value);
+
+/// A named part of a section with its keys.
+type Part<'a> = (&'a String, &'a Map<String, Value>);
+
+/// Reads the keys of one section.
+struct Reading<'a, 'p> {
+    known: Vec<&'a KnownKey<'a>>,
     notation: Notation,
-    problems: &mut Problems,
-) -> Option<&'a Map<String, Value>> {
-    let ValueKind::Table(table) = &value.kind else {
-        let message = format!("{} is not a table: write it under [{section}]", describe(&value.kind));
-        problems.add(line(value), section, message);
-        return None;
-    };
-    if notation == Notation::Toml {
-        return Some(table);
+    empty_is_null: bool,
+    problems: &'p mut Problems,
+    lines: &'p mut LineIndex,
+}
+
+impl<'a> Reading<'a, '_> {
+    /// The keys of a section itself and those of its named parts.
+    fn parts<'v>(
+        &mut self,
+        section: &str,
+        value: &'v Value,
+        may_have_parts: bool,
+    ) -> Option<(Vec<Entry<'v>>, Vec<Part<'v>>)> {
+        let ValueKind::Table(table) = &value.kind else {
+            let message = format!("{} is not a table: write it under [{section}]", describe(&value.kind));
+            self.problems.add(line(value), section, message);
+            return None;
+        };
+        let (mut own, mut parts) = (Vec::new(), Vec::new());
+        for (name, value) in in_file_order(table) {
+            match (&value.kind, self.notation) {
+                (ValueKind::Table(keys), Notation::Gcfg) if name.is_empty() => {
+                    own.extend(in_file_order(keys))
+                }
+                (ValueKind::Table(keys), _) if may_have_parts => {
+                    let name_in_lines = format!("{section}.{name}").to_lowercase();
+                    self.lines.extend(line(value).map(|line| (name_in_lines, line)));
+                    parts.push((name, keys));
+                }
+                (_, Notation::Gcfg) => {
+                    self.problems.add(
+                        line(value),
+                        section,
+                        format!("the section has no part {:?}", cut(name)),
+                    );
+                }
+                (_, Notation::Toml) => own.push((name, value)),
+            }
+        }
+        Some((own, parts))
     }
-    for (part, value) in table.iter().filter(|(part, _)| !part.is_empty()) {
-        problems.add(line(value), section, format!("the section has no part {:?}", cut(part)));
-    }
-    match &table.get("")?.kind {
-        ValueKind::Table(keys) => Some(keys),
-        _ => None,
+
+    fn keys<'v>(&mut self, section: &str, keys: Vec<Entry<'v>>) -> Vec<(&'a str, Json)> {
+        let mut read = Vec::new();
+        for (key, value) in keys {
+            if self.problems.is_full() {
+                break;
+            }
+            let name = format!("{section}.{}", cut(key));
+            let Some(found) = self.known.iter().find(|shape| shape.key.eq_ignore_ascii_case(key)) else {
+                let message = unknown("key", key, self.known.iter().map(|shape| shape.key));
+                self.problems.add(line(value), name, message);
+                continue;
+            };
+            index_lines(&name, value, self.lines);
+            let converted = match self.notation {
+                Notation::Gcfg => gcfg_value(value, found.kind),
+                Notation::Toml => toml_value(value, found.kind),
+            };
+            match converted {
+                Ok(Json::Null) if !self.empty_is_null && found.kind == KeyType::Strings => {
+                    read.push((found.key, Json::Array(Vec::new())));
+                }
+                Ok(json) => read.push((found.key, json)),
+                Err((line, message)) => self.problems.add(line, name, message),
+            }
+        }
+        read
     }
 }
 
@@ -221,7 +273,7 @@ fn gcfg_value(value: &Value, kind: KeyType) -> Converted {
     let expected = match kind {
         KeyType::Boolean => "one of true, yes, on, 1, false, no, off, 0",
         KeyType::Integer => "an integer of at most 64 bits, without a unit",
-        KeyType::String | KeyType::Strings => "a text: write key = value",
+        KeyType::String | KeyType::Strings | KeyType::Named => "a text: write key = value",
     };
     json.ok_or_else(|| (line(last), format!("{} is not {expected}", describe(&last.kind))))
 }
@@ -259,7 +311,7 @@ fn toml_value(value: &Value, kind: KeyType) -> Converted {
             }
             Ok(if list.is_empty() { Json::Null } else { Json::Array(list) })
         }
-        (KeyType::Strings, _) => refuse(value, "a list of texts in quotes"),
+        (KeyType::Strings | KeyType::Named, _) => refuse(value, "a list of texts in quotes"),
     }
 }
 
@@ -449,6 +501,27 @@ mod tests {
         assert_eq!(text, Err(vec![(Some(3), "examplepersist.interval: \"5\" is not an integer".to_owned())]));
         assert_eq!(float, Err(vec![(Some(2), "examplepersist.interval: 2.9 is not an integer".to_owned())]));
         assert_eq!(mixed, Err(vec![(Some(3), "paths.path: 7 is not a text in quotes".to_owned())]));
+    }
+
+    #[test]
+    fn a_section_of_named_parts_gives_them_in_the_order_of_the_file_in_both_notations() {
+        let expected = json!({"Paths": {"Path": ["/a"], "groups": [
+            {"name": "web", "Path": ["/w", "/v"]}, {"name": "logs", "Path": ["/l"]},
+        ]}});
+        let cfg = "[paths]\npath = /a\n[paths \"web\"]\npath = /w\npath = /v\n[paths \"logs\"]\npath = /l\n";
+        let toml =
+            "[paths]\npath = [\"/a\"]\n[paths.web]\npath = [\"/w\", \"/v\"]\n[paths.logs]\npath = [\"/l\"]\n";
+
+        assert_eq!(read("fswatch", cfg, Notation::Gcfg), Ok(expected.clone()));
+        assert_eq!(read("fswatch", toml, Notation::Toml), Ok(expected));
+        let unknown = read("fswatch", "[paths \"web\"]\npathh = /w\n", Notation::Gcfg).unwrap_err();
+        assert_eq!(unknown[0].0, Some(2));
+        assert_eq!(unknown[0].1, "paths.web.pathh: unknown key \"pathh\", did you mean \"Path\"?");
+        let relative = read("fswatch", "[paths \"web\"]\npath = /w\npath = relative/b\n", Notation::Gcfg);
+        assert_eq!(relative.unwrap_err()[0].0, Some(3));
+        let itself = read("fswatch", "[paths]\ngroups = a\n", Notation::Gcfg).unwrap_err();
+        assert!(itself[0].1.starts_with("paths.groups: unknown key"), "{itself:?}");
+        assert!(read("examplepersist", "[examplepersist \"a\"]\ninterval = 5\n", Notation::Gcfg).is_err());
     }
 
     #[test]
