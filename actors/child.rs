@@ -11,6 +11,8 @@
 //! it ends itself; should the launcher be killed, its session is killed between its end, which a pidfd tells, and its
 //! reaping.
 
+mod spawn_error;
+
 use std::cell::Cell;
 use std::ffi::{OsStr, OsString};
 use std::future::Future;
@@ -24,7 +26,6 @@ use std::pin::Pin;
 use std::process::{ExitStatus, Stdio};
 use std::rc::Rc;
 use std::time::Duration;
-use vigie_protocol::catalogue::AgentCondition;
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -34,6 +35,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest};
 use tokio::process::{Child, Command};
 use vigie_protocol::message::{RUN_DIR_VARIABLE, STATE_DIR_VARIABLE};
 
+pub(crate) use self::spawn_error::SpawnError;
 use crate::conditions::Reporter;
 use crate::containment::{self, Containment, Group, LimitsHit};
 use crate::descriptors;
@@ -110,81 +112,6 @@ pub(crate) struct ChildPipes {
     pub(crate) stderr: Box<dyn AsyncRead + Unpin>,
     /// Ends when the process is reaped.
     pub(crate) exit: Pin<Box<dyn Future<Output = EndReason>>>,
-}
-
-/// Why a module cannot be started.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum SpawnError {
-    /// The program, or its directory, can be changed by others than root and the agent's user.
-    #[error("program {program:?} is not safe to run: {reason}")]
-    UnsafeProgram {
-        /// The program.
-        program: PathBuf,
-        /// What is wrong and how to mend it.
-        reason: String,
-    },
-    /// The program is not there.
-    #[error("program {program:?} cannot be used")]
-    NoProgram {
-        /// The program.
-        program: PathBuf,
-        /// What the system says.
-        #[source]
-        source: std::io::Error,
-    },
-    /// A directory for the module cannot be made.
-    #[error("cannot create the directory {path:?} for the module")]
-    Directory {
-        /// The directory.
-        path: PathBuf,
-        /// What the system says.
-        #[source]
-        source: std::io::Error,
-    },
-    /// The user is unknown.
-    #[error("unknown user {user:?}")]
-    UnknownUser {
-        /// The user.
-        user: String,
-    },
-    /// The system does not start a process.
-    #[error("cannot start a process")]
-    Start(#[source] std::io::Error),
-    /// A former life of the module is still there, and a second copy must not be started beside it.
-    #[error("process {pid} of an earlier life was killed but does not end; it may wait for a disk")]
-    NotGone {
-        /// One of its processes.
-        pid: i32,
-    },
-    /// A disk or the user database does not answer.
-    #[error("{what} does not respond")]
-    NoAnswer {
-        /// What was asked.
-        what: &'static str,
-    },
-}
-
-impl SpawnError {
-    /// Whether the host or the agent lacks something, so that this says nothing about the module.
-    #[must_use]
-    pub(crate) fn is_shortage(&self) -> bool {
-        match self {
-            Self::Start(source) | Self::NoProgram { source, .. } | Self::Directory { source, .. } => {
-                descriptors::is_shortage(source)
-            }
-            Self::NotGone { .. } | Self::NoAnswer { .. } => true,
-            Self::UnsafeProgram { .. } | Self::UnknownUser { .. } => false,
-        }
-    }
-
-    /// The agent's condition that this failure shows, if it shows one.
-    #[must_use]
-    pub(crate) fn shows(&self) -> Option<AgentCondition> {
-        match self {
-            Self::Start(source) => descriptors::condition(source),
-            _ => None,
-        }
-    }
 }
 
 /// How the agent starts processes.
