@@ -20,7 +20,7 @@ use crate::trust::{Lane, NOBODY, Trust};
 const MAX_FOLLOWED: usize = 4_096;
 
 /// Time in which a link that came twice without leading elsewhere may have done so in between.
-const FLIPPED: Duration = Duration::from_secs(1);
+const FLIPPED: Duration = Duration::from_secs(5);
 
 /// Pause after what a user did to ways was looked into, and the longest one when that goes on.
 const PAUSES: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(8)];
