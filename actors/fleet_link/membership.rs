@@ -33,7 +33,7 @@ use super::identity::{self, Memory};
 use super::intake::Intake;
 use super::joining::{Joined, tls_settings};
 use super::now;
-use super::presence::Presence;
+use super::presence::{Presence, Silence};
 use super::renewal::Renewal;
 use super::running::answer_without_results;
 use super::standing::{ORDERS, Order, Standing};
@@ -349,7 +349,7 @@ impl Membership {
                     alerts: alerts.clone(),
                     standing: shown_heads,
                     look: shown,
-                    silent: None,
+                    silent: Silence::default(),
                 }
                 .run(),
             ),

@@ -68,8 +68,33 @@ pub(super) struct Presence {
     pub(super) standing: watch::Receiver<Vec<StandingHead>>,
     /// Told when it is time to look for what somebody asked who did not know of the newest sign of life.
     pub(super) look: Arc<Notify>,
-    /// Since when no sign of life was stored by the connection that stands.
-    pub(super) silent: Option<Instant>,
+    /// How long no sign of life was stored.
+    pub(super) silent: Silence,
+}
+
+/// How long the broker stored nothing while it was connected, over all connections since it stored something.
+#[derive(Debug, Default)]
+pub(super) struct Silence {
+    before: Duration,
+    /// When something was first asked of the connection that stands, and when it last failed.
+    now: Option<(Instant, Instant)>,
+}
+
+impl Silence {
+    /// What was `asked` at this time failed `now`.
+    fn failed(&mut self, asked: Instant, now: Instant) {
+        self.now = Some((self.now.map_or(asked, |(since, _)| since), now));
+    }
+
+    /// Another connection begins: the time between them does not count.
+    fn reconnected(&mut self) {
+        self.before = self.total();
+        self.now = None;
+    }
+
+    fn total(&self) -> Duration {
+        self.before + self.now.map_or(Duration::ZERO, |(since, last)| last.duration_since(since))
+    }
 }
 
 /// Whether the broker that is connected stores signs of life; if not, why. For the membership.
@@ -109,7 +134,8 @@ impl Presence {
             if number != connection {
                 // Whoever watches learns at once that the host is back. The broker may have lost its last seconds.
                 (connection, last, beats, next) = (number, None, 0, Instant::now());
-                (compares, self.silent) = (Some(next), None);
+                compares = Some(next);
+                self.silent.reconnected();
             }
             if compares.is_some() && Instant::now() >= next && self.compare(number).await {
                 compares = None;
@@ -119,8 +145,9 @@ impl Presence {
             if compares.is_some_and(|since| since.elapsed() < LONGEST_LOOK) {
                 next = next.max(Instant::now() + LOOK_AGAIN);
             } else if Instant::now() >= next {
+                let asked = Instant::now();
                 let stored = self.show(last).await;
-                let stored = self.heard(stored, last.is_none()).await;
+                let stored = self.heard(stored, asked, last.is_none()).await;
                 next = Instant::now() + if stored.is_some() { beat_pause(random::fraction()) } else { RETRY };
                 last = stored;
                 if stored.is_some() {
@@ -174,7 +201,7 @@ impl Presence {
                     self.memory.send_modify(|memory| memory.not_permitted = Some(connection));
                     return true;
                 }
-                self.silent.get_or_insert(asked);
+                self.silent.failed(asked, Instant::now());
                 return false;
             }
         };
@@ -236,19 +263,19 @@ impl Presence {
     }
 
     /// Reports a broker that stores nothing for a while, and that it does again; the number of what was stored.
-    async fn heard(&mut self, stored: Result<u64, String>, is_first: bool) -> Option<u64> {
+    async fn heard(&mut self, stored: Result<u64, String>, asked: Instant, is_first: bool) -> Option<u64> {
         match stored {
             Ok(number) => {
                 // The first of a connection ends also what was said of the one before.
-                if self.silent.take().is_some() || is_first {
+                if std::mem::take(&mut self.silent).total() > Duration::ZERO || is_first {
                     self.membership.send(Stores(Ok(()))).await.ok();
                 }
                 Some(number)
             }
             Err(problem) => {
                 debug!(self.log, "heartbeat was not stored"; "error" => &problem);
-                let since = *self.silent.get_or_insert_with(Instant::now);
-                if since.elapsed() >= SILENT_AFTER {
+                self.silent.failed(asked, Instant::now());
+                if self.silent.total() >= SILENT_AFTER {
                     self.membership.send(Stores(Err(problem))).await.ok();
                 }
                 None
@@ -301,5 +328,20 @@ mod tests {
                 prop_assert!(two.iter().map(|drawn| beat_pause(*drawn)).sum::<Duration>() < PRESENCE_AGE);
             }
         }
+    }
+
+    #[test]
+    fn connections_that_store_nothing_count_together_and_the_time_between_them_does_not() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut silence = Silence::default();
+
+        silence.failed(at(0), at(2));
+        silence.failed(at(7), at(9));
+        assert_eq!(silence.total(), Duration::from_secs(9));
+        silence.reconnected();
+        silence.reconnected();
+        silence.failed(at(100), at(102));
+        assert_eq!(silence.total(), Duration::from_secs(11));
     }
 }

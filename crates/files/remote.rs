@@ -16,7 +16,7 @@ use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -90,15 +90,25 @@ impl<'a> Order<'a> {
         }
     }
 
-    /// Whether an order that was given again fails because it was carried out the first time.
-    fn was_made_before(&self, error: &io::Error) -> bool {
+    /// Which file a renaming renames.
+    fn renamed(&self) -> Option<(u64, u64)> {
+        let Self::Rename(from, _) = *self else { return None };
+        fs::symlink_metadata(from).ok().map(|file| (file.dev(), file.ino()))
+    }
+
+    /// Whether an order that was given again fails because it was carried out the first time; `renamed` as it was then.
+    fn was_made_before(&self, error: &io::Error, renamed: Option<(u64, u64)>) -> bool {
         match *self {
             Self::Create(path) => {
                 error.kind() == io::ErrorKind::AlreadyExists
                     && fs::symlink_metadata(path).is_ok_and(|found| found.is_file() && found.len() == 0)
             }
             Self::Remove(_) => error.kind() == io::ErrorKind::NotFound,
-            Self::Rename(_, to) => error.kind() == io::ErrorKind::NotFound && to.exists(),
+            Self::Rename(_, to) => {
+                error.kind() == io::ErrorKind::NotFound
+                    && renamed.is_some()
+                    && fs::symlink_metadata(to).ok().map(|file| (file.dev(), file.ino())) == renamed
+            }
             _ => false,
         }
     }
@@ -221,40 +231,43 @@ impl Remote {
     }
 
     fn order(&mut self, order: Order<'_>) -> io::Result<()> {
-        let mut more_attempts = if GIVES_AGAIN.load(Ordering::Relaxed) { MORE_ATTEMPTS } else { 0 };
-        let mut answer = self.give(order);
-        let mut is_again = false;
-        while answer.is_err() && more_attempts > 0 {
-            more_attempts -= 1;
-            is_again = true;
-            answer = self.give(order);
-        }
-        match answer {
-            Ok(0) => Ok(()),
-            Ok(code) => {
-                let error = io::Error::from_raw_os_error(code);
-                if is_again && order.was_made_before(&error) { Ok(()) } else { Err(error) }
-            }
-            // It was killed: whether the change was made is not known, as after a failed write.
-            Err(error) => {
-                Err(io::Error::new(error.kind(), format!("the process that writes files ended: {error}")))
+        let more_attempts = if GIVES_AGAIN.load(Ordering::Relaxed) { MORE_ATTEMPTS } else { 0 };
+        let renamed = order.renamed();
+        let mut attempts = 0;
+        loop {
+            match self.give(order)? {
+                Ok(0) => return Ok(()),
+                Ok(code) => {
+                    let error = io::Error::from_raw_os_error(code);
+                    let was_made = attempts > 0 && order.was_made_before(&error, renamed);
+                    return if was_made { Ok(()) } else { Err(error) };
+                }
+                // It was killed.
+                Err(_) if attempts < more_attempts => attempts += 1,
+                // Whether the change was made is not known, as after a failed write.
+                Err(error) => {
+                    let text = format!("the process that writes files ended: {error}");
+                    return Err(io::Error::new(error.kind(), text));
+                }
             }
         }
     }
 
-    /// Gives an order once; the answer is an error number or 0.
-    fn give(&mut self, order: Order<'_>) -> io::Result<i32> {
+    /// Gives an order once; the answer is an error number or 0, or why there is none. Fails when there is no process.
+    fn give(&mut self, order: Order<'_>) -> io::Result<io::Result<i32>> {
         if self.running.is_none() {
             self.start()?;
         }
         let Some((socket, child)) = &self.running else { return Err(io::ErrorKind::NotConnected.into()) };
         let mut link = Link { socket, process: Pid::from_raw(child.id().cast_signed()) };
-        exchange(&mut link, order).inspect_err(|_| {
-            if let Some((_, mut child)) = self.running.take() {
-                child.kill().ok();
-                child.wait().ok();
-            }
-        })
+        let answer = exchange(&mut link, order);
+        if answer.is_err()
+            && let Some((_, mut child)) = self.running.take()
+        {
+            child.kill().ok();
+            child.wait().ok();
+        }
+        Ok(answer)
     }
 }
 
@@ -450,12 +463,13 @@ mod tests {
         let [new, old, gone] = ["new", "old", "gone"].map(|name| directory.path().join(name));
         fs::write(&new, "").unwrap();
         fs::write(&old, "x").unwrap();
-        let failed = |order: Order<'_>| order.was_made_before(&order.carry_out().unwrap_err());
+        let renamed = Order::Rename(&old, &gone).renamed();
+        let failed = |order: Order<'_>| order.was_made_before(&order.carry_out().unwrap_err(), renamed);
 
         assert!(failed(Order::Create(&new)));
         assert!(!failed(Order::Create(&old)));
         assert!(failed(Order::Rename(&gone, &old)));
-        assert!(!failed(Order::Rename(&gone, &directory.path().join("other"))));
+        assert!(!failed(Order::Rename(&gone, &new)));
         assert!(failed(Order::Remove(&gone)));
         assert!(!failed(Order::SyncDirectory(&gone)));
     }
