@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use hashbrown::HashMap;
 use vigie_kernel_events::{Account, proc};
 
-use crate::place;
+use crate::place::{self, Left};
 use crate::record::{Key, Program, Rights, Run};
 use crate::shares::Bounded;
 use crate::table::Table;
@@ -60,23 +60,27 @@ impl Listeners {
     pub(crate) fn newly_without_file(&mut self, table: &Table, host: [u32; 4]) -> Vec<WithoutFile> {
         struct Looked {
             found: Option<WithoutFile>,
-            is_gone: bool,
+            /// Not known when it is none.
+            is_gone: Option<bool>,
         }
         let mut looked: HashMap<Key, Looked> = HashMap::new();
         for (place, account, owner) in self.owners.iter() {
             let who = owner.key;
-            let one = looked.entry(who).or_insert_with(|| {
-                let gone = without_file(who, table, host);
-                let is_gone = gone.is_some();
-                let of = |(program, rights)| WithoutFile { place: *place, account, who, program, rights };
-                Looked { found: gone.map(of), is_gone }
+            let one = looked.entry(who).or_insert_with(|| match without_file(who, table, host) {
+                Removed::No => Looked { found: None, is_gone: Some(false) },
+                Removed::Unknown => Looked { found: None, is_gone: None },
+                Removed::Yes(program, rights) => {
+                    let found = WithoutFile { place: *place, account, who, program, rights };
+                    Looked { found: Some(found), is_gone: Some(true) }
+                }
             });
             if owner.without_file {
                 one.found = None;
             }
         }
         for owner in self.owners.values_mut() {
-            owner.without_file = looked.get(&owner.key).is_some_and(|one| one.is_gone);
+            let is_gone = looked.get(&owner.key).and_then(|one| one.is_gone);
+            owner.without_file = is_gone.unwrap_or(owner.without_file);
         }
         looked.into_values().filter_map(|one| one.found).collect()
     }
@@ -94,8 +98,28 @@ impl Listeners {
     }
 }
 
-/// What a process runs, when its file was removed and nothing is in its place.
-fn without_file(who: Key, table: &Table, host: [u32; 4]) -> Option<(Program, Rights)> {
+/// Whether a program's file was removed and nothing is in its place.
+enum Removed {
+    No,
+    Unknown,
+    /// What the process runs.
+    Yes(Program, Rights),
+}
+
+fn without_file(who: Key, table: &Table, host: [u32; 4]) -> Removed {
+    let Some((path, mut program, rights)) = removed(who, table) else { return Removed::No };
+    match place::of_removed(who.pid, &path, &rights, host) {
+        Left::Again => Removed::No,
+        Left::Unknown => Removed::Unknown,
+        Left::Gone => {
+            program.file.links = 0;
+            Removed::Yes(program, rights)
+        }
+    }
+}
+
+/// The path of a process's program and what it is, when its file was removed.
+fn removed(who: Key, table: &Table) -> Option<(Vec<u8>, Program, Rights)> {
     const TICK: u64 = 10_000;
     let link = rustix::fs::readlink(format!("/proc/{}/exe", who.pid), Vec::new()).ok()?.into_bytes();
     let path = link.strip_suffix(b" (deleted)")?;
@@ -103,7 +127,7 @@ fn without_file(who: Key, table: &Table, host: [u32; 4]) -> Option<(Program, Rig
     if who.start != 0 && who.start.abs_diff(began) > TICK {
         return None;
     }
-    let (mut program, rights) = match table.get(who) {
+    let (program, rights) = match table.get(who) {
         // A file can be called so.
         Some(process) if process.program.path == link => return None,
         Some(process) => (Program::clone(&process.program), Rights::clone(&process.rights)),
@@ -112,11 +136,7 @@ fn without_file(who: Key, table: &Table, host: [u32; 4]) -> Option<(Program, Rig
             (Program { path: path.to_vec(), file: run.program.file }, run.rights)
         }
     };
-    if place::is_made_again(who.pid, path, &rights, host) {
-        return None;
-    }
-    program.file.links = 0;
-    Some((program, rights))
+    Some((path.to_vec(), program, rights))
 }
 
 /// Those of this network namespace that listen already.

@@ -49,44 +49,78 @@ pub(crate) fn of_system(pid: u32, path: &[u8], rights: &Rights, host: [u32; 4]) 
             let now = rustix::fs::lstat([root, path].concat()).ok()?;
             Some(Seen { owner: now.st_uid, mode: now.st_mode, inode: now.st_ino })
         }
-        None => cached(pid, path, rights, host).ok(),
+        None => in_sandbox(pid, path, rights, host).ok(),
     }
 }
 
-/// The same in a mount namespace of its own, as a sandboxed daemon has: only what the kernel knows without asking a file
-/// system, and only where root alone can have made that namespace.
-fn cached(pid: u32, path: &[u8], rights: &Rights, host: [u32; 4]) -> Result<Seen, Errno> {
+/// Whether nobody but root can have made the namespaces of a process, other than that of its mounts.
+fn is_of_host(rights: &Rights, host: [u32; 4]) -> bool {
     let [_, pids, _, users] = rights.namespaces;
     // The first process may show its namespaces to nobody.
     let is_hosts = |kind: &str, its: u32, first: u32| its != 0 && its == first || is_own(kind, its);
-    if !is_hosts("pid", pids, host[1]) || !is_hosts("user", users, host[3]) {
+    is_hosts("pid", pids, host[1]) && is_hosts("user", users, host[3])
+}
+
+/// The same in a mount namespace of its own, as a sandboxed daemon has: only what the kernel knows without asking a file
+/// system, and only where root alone can have made that namespace. That is nothing of a name that was removed a moment
+/// ago: such sandboxes share the system's directories, so these are then looked at as the first process sees them, as
+/// far as they are on the root file system, which answers.
+fn in_sandbox(pid: u32, path: &[u8], rights: &Rights, host: [u32; 4]) -> Result<Seen, Errno> {
+    if !is_of_host(rights, host) {
         return Err(Errno::AGAIN);
     }
+    match seen(&format!("/proc/{pid}/root"), path, ResolveFlags::CACHED) {
+        Err(Errno::AGAIN) if is_of_system(path) => match seen("/proc/1/root", path, ResolveFlags::NO_XDEV) {
+            // The first process may show its files to nobody.
+            Err(Errno::AGAIN) => seen("/", path, ResolveFlags::NO_XDEV),
+            found => found,
+        },
+        found => found,
+    }
+}
+
+/// What is at a path below a root, when it can be reached in this way.
+fn seen(root: &str, path: &[u8], how: ResolveFlags) -> Result<Seen, Errno> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let root = openat(CWD, format!("/proc/{pid}/root"), flags, Mode::empty()).map_err(|_| Errno::AGAIN)?;
-    let how = ResolveFlags::CACHED | ResolveFlags::IN_ROOT;
-    let file = openat2(&root, path, flags | OFlags::NOFOLLOW, Mode::empty(), how)?;
+    let root = openat(CWD, root, flags, Mode::empty()).map_err(|_| Errno::AGAIN)?;
+    let file = openat2(&root, path, flags | OFlags::NOFOLLOW, Mode::empty(), how | ResolveFlags::IN_ROOT)?;
     let asked = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
     let now = statx(&file, "", asked, StatxFlags::BASIC_STATS)?;
     Ok(Seen { owner: now.stx_uid, mode: now.stx_mode.into(), inode: now.stx_ino })
 }
 
-/// Whether there is another file, or nobody knows: whoever builds a server again while it runs does nothing unusual, and
-/// neither does an upgrade in a container. Where everybody may write anybody can see to that, and the system's
-/// directories are looked at more closely by the rule.
-pub(crate) fn is_made_again(pid: u32, path: &[u8], rights: &Rights, host: [u32; 4]) -> bool {
+/// What has become of a removed program's place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Left {
+    /// Another file is there.
+    Again,
+    /// Nothing is there, or a file that the rule looks at more closely.
+    Gone,
+    Unknown,
+}
+
+/// Whether there is another file: whoever builds a server again while it runs does nothing unusual. Where everybody may
+/// write anybody can see to that, and the system's directories are looked at more closely by the rule. Not known is what
+/// a container has in the system's directories, where an upgrade is no attack either.
+pub(crate) fn of_removed(pid: u32, path: &[u8], rights: &Rights, host: [u32; 4]) -> Left {
     if WRITABLE.iter().any(|directory| path.starts_with(directory)) {
-        return false;
+        return Left::Gone;
     }
-    if is_of_system(path) && root(rights, host).is_some() {
-        return false;
+    if is_of_system(path) {
+        if root(rights, host).is_some() {
+            return Left::Gone;
+        }
+        return match in_sandbox(pid, path, rights, host) {
+            Ok(_) | Err(Errno::NOENT) => Left::Gone,
+            Err(_) => Left::Unknown,
+        };
     }
-    if is_own("mnt", rights.namespaces[0]) {
+    let is_again = if is_own("mnt", rights.namespaces[0]) {
         let flags = OFlags::PATH | OFlags::CLOEXEC;
-        return openat2(CWD, path, flags, Mode::empty(), ResolveFlags::CACHED).is_ok();
-    }
-    match cached(pid, path, rights, host) {
-        Ok(_) => !is_of_system(path),
-        Err(error) => error != Errno::NOENT,
-    }
+        openat2(CWD, path, flags, Mode::empty(), ResolveFlags::CACHED).is_ok()
+    } else {
+        // Of a name that was removed a moment ago the kernel knows nothing.
+        in_sandbox(pid, path, rights, host).is_ok()
+    };
+    if is_again { Left::Again } else { Left::Gone }
 }

@@ -91,6 +91,8 @@ pub(crate) struct Run {
     /// The pipe that it reads from, as standard input or as its script, and the one that it writes to; 0 for none. Not
     /// kept in the history.
     pub(crate) pipes: [u64; 2],
+    /// The inode of the file that standard output is; 0 for none. Not kept in the history.
+    pub(crate) output_file: u64,
     /// What the descriptor is by whose name the program or its script was called, as `/proc` writes it. Not kept in the
     /// history.
     pub(crate) script_file: Option<Vec<u8>>,
@@ -141,6 +143,7 @@ impl Run {
             arguments: exec.arguments,
             standard,
             pipes,
+            output_file: if output.mode & 0o170_000 == 0o100_000 { output.inode } else { 0 },
             script_file,
             environment: exec.environment,
             secure: exec.secure,

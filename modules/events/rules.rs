@@ -24,7 +24,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use vigie_sdk::severity::Severity;
 
-pub(crate) use self::arguments::{Download, absolute, download, script_of};
+pub(crate) use self::arguments::{Download, absolute, download, keeps_input, script_of};
 pub(crate) use self::facts::{Facts, name_of, outcome_name, standard_kind};
 use self::field::{Field, Pattern};
 pub(crate) use self::field::{contains, parse_network};

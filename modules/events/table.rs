@@ -8,7 +8,7 @@ use hashbrown::HashMap;
 use vigie_kernel_events::Account;
 
 use crate::record::{Key, Program, Rights, Run};
-use crate::rules::{Download, download, name_of};
+use crate::rules::{Download, download, keeps_input, name_of};
 use crate::shares::{Bounded, who_gives};
 
 /// Processes that are remembered; beyond it those of the account that has most are forgotten: the oldest that ended,
@@ -71,10 +71,14 @@ pub(crate) struct Process {
     pub(crate) connected: Option<i64>,
     /// When a child of it last was a tool that downloads, or a child's child, as of sudo.
     pub(crate) downloaded: Option<i64>,
-    /// When it last was one that wrote a file.
+    /// When one that wrote a file last was, also through a pipe or a shell between them.
     pub(crate) downloaded_file: Option<i64>,
-    /// Standard output is a file.
-    writes_file: bool,
+    /// It is a tool that downloads.
+    download: Option<Download>,
+    /// It makes files of its input.
+    keeps_input: bool,
+    /// The file that standard output is, 0 for none.
+    output_file: u64,
     ended: bool,
 }
 
@@ -162,7 +166,9 @@ impl Table {
             connected: None,
             downloaded: None,
             downloaded_file: None,
-            writes_file: run.standard[1].0 & 0o170_000 == 0o100_000,
+            download: download(run),
+            keeps_input: keeps_input(run),
+            output_file: run.output_file,
             ended: false,
         };
         if process.pipes[0] != 0 {
@@ -184,30 +190,53 @@ impl Table {
             self.let_go(&before);
         }
         self.newest.insert(key.pid, key);
-        if let Some(what) = download(run) {
-            self.downloads(key, run.maker, what, time);
-        }
+        self.downloads(key, time);
         self.make_room(account, time);
     }
 
-    /// A tool downloads: for whoever called it, and for whoever called that for it, as sudo.
-    fn downloads(&mut self, tool: Key, maker: Key, what: Download, time: i64) {
-        let mut above = Vec::new();
-        for process in self.ancestors(maker) {
-            above.push(process.key);
-            if !WRAPPERS.contains(&name_of(&process.program.path)) {
-                break;
-            }
-        }
-        let writes = |key: &Key| self.processes.get(key).is_some_and(|process| process.writes_file);
-        // Of a shell whose own output is one, `>` need not have been written.
-        let is_file = what == Download::File || writes(&tool) && !above.last().is_some_and(writes);
-        for key in above {
+    /// Marks for whom a tool downloads, and for whom it or what reads its output writes a file: the programs of a pipeline
+    /// begin in any order, and each is looked at with those that are there.
+    fn downloads(&mut self, key: Key, time: i64) {
+        let Some(process) = self.processes.get(&key).map(AsRef::as_ref) else { return };
+        let mut pipeline: Vec<&Process> = self.writers(process).collect();
+        pipeline.reverse();
+        pipeline.push(process);
+        pipeline.extend(self.readers(process));
+        let Some(at) = pipeline.iter().position(|one| one.download.is_some()) else { return };
+        let (tool, behind) = (pipeline[at], &pipeline[at + 1..]);
+        let last = behind.iter().find(|one| one.keeps_input || self.redirects(one));
+        let is_file = last.is_some() || tool.download == Some(Download::File) || self.redirects(tool);
+        let callers =
+            |of: &Process, most| self.callers(of.maker, most).map(|one| one.key).collect::<Vec<_>>();
+        let downloaded = if key == tool.key { callers(tool, 1) } else { Vec::new() };
+        let mut downloaded_file = if is_file { callers(tool, 2) } else { Vec::new() };
+        downloaded_file.extend(last.into_iter().flat_map(|last| callers(last, 2)));
+        for key in downloaded {
             if let Some(process) = self.processes.get_mut(&key) {
                 process.downloaded = Some(time);
-                process.downloaded_file = is_file.then_some(time).or(process.downloaded_file);
             }
         }
+        for key in downloaded_file {
+            if let Some(process) = self.processes.get_mut(&key) {
+                process.downloaded_file = Some(time);
+            }
+        }
+    }
+
+    /// Whether a program's output is a file, and not that of the shell that called it, which need not have written `>`.
+    fn redirects(&self, process: &Process) -> bool {
+        let callers = self.callers(process.maker, 1).last();
+        process.output_file != 0 && callers.is_none_or(|shell| shell.output_file != process.output_file)
+    }
+
+    /// Who called something, up to so many, and what they called it by, as sudo.
+    fn callers(&self, maker: Key, most: usize) -> impl Iterator<Item = &Process> {
+        let mut left = most;
+        self.ancestors(maker).take_while(move |process| {
+            let is_one_more = left > 0;
+            left -= usize::from(is_one_more && !WRAPPERS.contains(&name_of(&process.program.path)));
+            is_one_more
+        })
     }
 
     /// A process asks a peer for a connection; one that runs no program of its own does it for its maker.
@@ -435,6 +464,38 @@ mod tests {
         table.exec(key(2), ANN, 0, &run(key(1)));
 
         assert_eq!(table.ancestors(key(1)).count(), DEPTH);
+    }
+
+    #[test]
+    fn a_download_through_a_pipe_into_a_file_is_one_in_whichever_order_its_programs_begin() {
+        let program = |path: &str| Program { path: path.into(), ..Program::default() };
+        let of = |path: &str, pipes, output_file| Run {
+            program: program(path),
+            pipes,
+            output_file,
+            ..run(key(2))
+        };
+        let unpacked =
+            [of("/usr/bin/curl", [0, 7], 0), of("/bin/base64", [7, 8], 0), of("/bin/gzip", [8, 0], 5)];
+        let stored =
+            [of("/usr/bin/curl", [0, 7], 0), of("/bin/base64", [7, 8], 0), of("/bin/tee", [8, 0], 9)];
+        let shown =
+            [of("/usr/bin/curl", [0, 7], 0), of("/bin/base64", [7, 8], 0), of("/bin/grep", [8, 0], 9)];
+        for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+            for (pipeline, is_file) in [(&unpacked, true), (&stored, true), (&shown, false)] {
+                let mut table = Table::default();
+                table.exec(key(1), ANN, 0, &run(Key::default()));
+                // Its own output is a file.
+                table.exec(key(2), ANN, 0, &Run { output_file: 9, ..run(key(1)) });
+                for at in order {
+                    table.exec(key(10 + at as u32), ANN, 1, &pipeline[at]);
+                }
+
+                let marked = |number| table.get(key(number)).is_some_and(|one| one.downloaded_file.is_some());
+                assert_eq!([marked(1), marked(2)], [is_file; 2], "{order:?}");
+                assert!(table.get(key(2)).is_some_and(|shell| shell.downloaded.is_some()));
+            }
+        }
     }
 
     #[test]

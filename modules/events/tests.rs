@@ -194,7 +194,7 @@ s=socket.socket();s.bind(("127.0.0.1",0));s.listen()
 c=socket.create_connection(s.getsockname());c.close()'
 sha256sum /bin/true >/dev/null; cat /etc/hostname >/dev/null 2>&1; ls -la /etc/cron.d >/dev/null 2>&1
 date >/dev/null; date -Iseconds >/dev/null; date -d yesterday >/dev/null; diff <(echo a) <(echo a); bash <(echo true); crontab -l >/dev/null 2>&1
-noop curl; $D/curl -fs -o /dev/null http://localhost/health; cc -o $D/t a.c && $D/t
+noop curl; $D/curl -fs -o /dev/null http://localhost/health; $D/curl -s http://localhost/health | grep -q ok; cc -o $D/t a.c && $D/t
 if X=$(mktemp -d /opt/vigie-service.XXXXXX); then
     cp $(readlink -f /usr/bin/python3) $X/xinetd
     echo 'uname -a; cat /etc/hostname; ls /; id' > $D/agent.sh

@@ -77,12 +77,14 @@ fn a_file_that_is_removed_behind_a_listening_program_is_reported_and_one_that_is
     // As a daemon that systemd starts with PrivateTmp or ProtectSystem.
     let sandbox = ["unshare", "-m"];
     let upgraded = opt.path().join("daemon");
-    let hidden = dir.path().join("hidden");
+    // Where not everybody may write, and where the kernel alone does not know whether a removed file is there.
+    let (hidden, implant) = (opt.path().join("hidden"), home.path().join("implant"));
     let mut children = Flood(vec![
         listen(&removed, &["env"]),
         listen(&again, &["env"]),
         listen(&upgraded, &sandbox),
         listen(&hidden, &sandbox),
+        listen(&implant, &["unshare", "-rm"]),
     ]);
     let reported = |told: &crate::tests::Told, child: &Child| {
         let is_it =
@@ -92,7 +94,7 @@ fn a_file_that_is_removed_behind_a_listening_program_is_reported_and_one_that_is
     crate::tests::all_is_read(&mut engine, &told, dir.path());
     assert!(!children.0.iter().any(|child| reported(&told, child)));
 
-    for removed in [&removed, &again, &hidden] {
+    for removed in [&removed, &again, &hidden, &implant] {
         std::fs::remove_file(removed).unwrap();
     }
     copy(&python, &again);
@@ -106,6 +108,7 @@ fn a_file_that_is_removed_behind_a_listening_program_is_reported_and_one_that_is
     assert!(!reported(&told, &children.0[1]));
     assert!(!reported(&told, &children.0[2]));
     assert!(reported(&told, &children.0[3]));
+    assert!(reported(&told, &children.0[4]));
     let count = told.alerts().len();
     engine.listeners_due = 0;
     engine.step(Duration::ZERO);

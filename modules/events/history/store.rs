@@ -169,6 +169,8 @@ pub(crate) fn verify(dir: &Path, open: Option<u64>) -> Result<u64, String> {
                 if error.kind() == io::ErrorKind::NotFound
                     && numbers(dir).is_ok_and(|now| now.first().is_some_and(|oldest| number < oldest)) =>
             {
+                // What comes next follows on a block that nobody has read.
+                before = None;
                 continue;
             }
             Err(error) => return Err(format!("{name}: {error}")),

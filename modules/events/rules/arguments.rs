@@ -79,6 +79,13 @@ pub(crate) fn download(run: &Run) -> Option<Download> {
     Some(if file { Download::File } else { Download::Output })
 }
 
+/// Whether a program makes files of what it reads from a pipe, whatever its standard output is.
+pub(crate) fn keeps_input(run: &Run) -> bool {
+    let name = name_of(&run.program.path);
+    let name = applet(name, run.arguments.iter()).unwrap_or(name);
+    [&b"tee"[..], b"dd", b"tar", b"bsdtar", b"cpio"].contains(&name)
+}
+
 /// Programs that run what their first argument names.
 const INTERPRETERS: [&[u8]; 18] = [
     b"sh", b"bash", b"dash", b"ash", b"zsh", b"ksh", b"mksh", b"fish", b"tcsh", b"csh", b"python", b"perl",

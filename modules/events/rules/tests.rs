@@ -131,6 +131,12 @@ $D/e -c "import subprocess,socket;subprocess.run(['rm','$D/e']);s=socket.socket(
     ),
     ("download-execute-tmp", "noop curl; cp /bin/true $D/got; $D/curl http://127.0.0.1/x > $D/x; $D/got"),
     ("download-execute-tmp", "noop wget; echo true > $D/y; $D/wget; cd $D; sh y"),
+    ("download-execute-tmp", "noop curl; cp /bin/true $D/got; $D/curl -s U | base64 -d > $D/x; $D/got"),
+    (
+        "download-execute-tmp",
+        "noop curl; cp /bin/true $D/got; sh -c '$D/curl U > $D/x; $D/got; true' > $D/log",
+    ),
+    ("download-execute-tmp", "noop curl; cp /bin/true $D/got; bash -c 'cd $D; ./curl -O U/x; true'; $D/got"),
     (
         "exec-shared-memory",
         "F=vigie-test-$$; cd /dev/shm; printf '#!/bin/sh\n' > $F; chmod +x $F; ./$F; rm -f $F",
@@ -431,14 +437,19 @@ fn other_ways_to_do_the_same_fire_and_what_looks_like_them_does_not() {
 
 #[test]
 fn a_person_may_look_after_his_own_keys() {
-    let fired = |path: &str, command: &str| {
-        all_that_fire(path, command, |run| run.rights.login_uid = Some(1000))
-            .contains(&"credentials-read".to_owned())
+    let fired = |path: &str, command: &str, euid| {
+        let of_login = |run: &mut Run| {
+            run.rights.login_uid = Some(1000);
+            run.rights.euid = euid;
+        };
+        all_that_fire(path, command, of_login).contains(&"credentials-read".to_owned())
     };
 
-    assert!(!fired("/bin/mv", "mv /home/a/.ssh/new.pem /home/a/.ssh/aws.pem"));
-    assert!(!fired("/usr/bin/less", "less /home/a/.ssh/deploy_key"));
-    assert!(fired("/usr/bin/cat", "cat /home/a/.ssh/id_rsa"));
+    assert!(!fired("/bin/mv", "mv /home/a/.ssh/new.pem /home/a/.ssh/aws.pem", 1000));
+    assert!(!fired("/usr/bin/less", "less /home/a/.ssh/deploy_key", 1000));
+    assert!(fired("/usr/bin/cat", "cat /home/a/.ssh/id_rsa", 1000));
+    // By sudo.
+    assert!(fired("/usr/bin/cat", "cat /root/.ssh/prod.pem", 0));
 }
 
 /// What inetd and systemd (Accept=yes) start for a connection has it as its output.

@@ -304,6 +304,7 @@ impl<'a> Decoder<'a> {
             argument_bytes,
             standard,
             pipes: [0; 2],
+            output_file: 0,
             script_file: None,
             environment,
             secure: flags & FLAG_SECURE != 0,
