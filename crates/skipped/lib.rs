@@ -1,12 +1,14 @@
-//! For tests: says why one does not run, so that `make test` can count it.
+//! For tests of every crate: says why one does not run, so that `make test` can count it, and copies programs to start.
 //!
 //! [`skipped`] is for what a machine forces: no privileges, another kind of kernel or distribution, no such file
 //! system. [`missing`], [`has`] and [`without_bpf`] are for what a machine of the CI must have: there they fail.
 
+use std::ffi::OsStr;
 use std::fmt::Display;
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::process::Command;
 
 /// Where programs are that the `PATH` of plain users may lack.
 const SYSTEM_DIRECTORIES: &str = "/usr/sbin:/sbin:/usr/local/sbin";
@@ -47,6 +49,16 @@ pub fn happens_to_have(program: &str) -> bool {
         skipped(format_args!("this host has no {program}"));
     }
     found
+}
+
+/// Copies a program that the test then starts. The copy is made by another process: written by this one, it could not
+/// be started while a child of another test, between its fork and its exec, has it open (ETXTBSY).
+///
+/// # Panics
+/// When it cannot be copied.
+pub fn copy_program(from: impl AsRef<OsStr>, to: impl AsRef<OsStr>) {
+    let copied = Command::new("cp").arg(from).arg(to).status();
+    assert!(copied.is_ok_and(|status| status.success()), "the program is copied");
 }
 
 /// Whether root runs the test; otherwise [`skipped`].

@@ -148,16 +148,10 @@ fn each_built_in_rule_is_fired_by_doing_it() {
     assert_eq!(silent, Vec::<String>::new(), "rules that did not fire");
 }
 
-/// Copies a program that is run at once. Another process does it: one that a thread of this one starts meanwhile would
-/// have the file open for writing, and it could not be run.
-pub(crate) fn copy(from: &Path, to: &Path) {
-    assert!(Command::new("cp").arg(from).arg(to).status().expect("cp").success(), "it can be written");
-}
-
 /// Waits until everything that a script did is read: what comes after it is told (by the rule `module-load`).
 pub(crate) fn all_is_read(engine: &mut Engine<Told>, told: &Told, work: &Path) {
     let end = work.join("insmod");
-    copy(Path::new("/bin/true"), &end);
+    vigie_skipped::copy_program(Path::new("/bin/true"), &end);
     Command::new(&end).env_remove("LD_LIBRARY_PATH").status().expect("it runs");
     let is_end = |alert: &Value| alert["rule"] == "module-load" && is_from(alert, work);
     wait(engine, "the end is told", |_, told| told.alerts.borrow().iter().any(is_end), told);

@@ -86,7 +86,7 @@ fn plant(host: &Host) {
 fn start_program(host: &Host) -> Planted {
     let program = host.path(&format!("root/opt/{MARKER}"));
     fs::create_dir_all(program.parent().unwrap()).unwrap();
-    fs::copy("/bin/sleep", &program).unwrap();
+    vigie_skipped::copy_program("/bin/sleep", &program);
     let open = fs::File::open(host.path(&format!("root/files/{MARKER}/{MARKER}.txt"))).unwrap();
     let child = Command::new(&program)
         .arg("600")

@@ -67,7 +67,7 @@ fn rules_of_the_signed_policy_are_in_force_as_long_as_it_has_them_and_nothing_el
     assert!(condition["detail"].as_str().unwrap().contains("broken"), "{condition}");
     if status["source"] == "bpf" {
         let program = member.host.path("packed-probe");
-        std::fs::copy("/bin/true", &program).unwrap();
+        vigie_skipped::copy_program("/bin/true", &program);
         Command::new(&program).status().unwrap();
         patiently("the rule fires", || {
             member.host.journal().iter().any(|alert| alert.to_string().contains("web/probe")).then_some(())

@@ -11,7 +11,7 @@ use vigie_kernel_events::{Account, Kind as Told, Whose};
 
 use super::Engine;
 use crate::record::{Key, Program, Record, Run, What};
-use crate::tests::{copy, engine, search};
+use crate::tests::{engine, search};
 
 const NOBODY: u32 = 65_534;
 
@@ -58,7 +58,7 @@ fn a_file_that_is_removed_behind_a_listening_program_is_reported_and_one_that_is
         return vigie_skipped::without_bpf("/opt cannot be written");
     };
     let listen = |path: &std::path::Path, command: &[&str]| {
-        copy(&python, path);
+        vigie_skipped::copy_program(&python, path);
         let (program, before) = command.split_first().expect("there is one");
         let mut child = Command::new(program)
             .args(before)
@@ -97,9 +97,9 @@ fn a_file_that_is_removed_behind_a_listening_program_is_reported_and_one_that_is
     for removed in [&removed, &again, &hidden, &implant] {
         std::fs::remove_file(removed).unwrap();
     }
-    copy(&python, &again);
+    vigie_skipped::copy_program(&python, &again);
     let new = opt.path().join("daemon.new");
-    copy(&python, &new);
+    vigie_skipped::copy_program(&python, &new);
     std::fs::rename(&new, &upgraded).unwrap();
     engine.listeners_due = 0;
     engine.step(Duration::ZERO);

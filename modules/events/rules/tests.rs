@@ -184,7 +184,7 @@ $P -c "import os,shutil,socket;shutil.copy('$P','$P.new');os.rename('$P.new','$P
     crate::tests::trigger(&mut engine, dir.path(), &script);
     // One that has a mount namespace of its own: while it lives its files can be seen.
     let path = opt.path().join("sandboxed");
-    crate::tests::copy(Path::new("/usr/bin/python3"), &path);
+    vigie_skipped::copy_program(Path::new("/usr/bin/python3"), &path);
     let code = format!(
         "import os,shutil,socket,sys;shutil.copy('{0}','{0}.new');os.rename('{0}.new','{0}');\
          s=socket.socket();s.bind(('127.0.0.1',0));s.listen();print(1,flush=True);sys.stdin.read()",

@@ -137,7 +137,7 @@ fn start(command: &mut Command) -> Running {
 
 fn sleep_copy(directory: &TempDir, name: &str) -> PathBuf {
     let path = directory.path().join(name);
-    fs::copy("/bin/sleep", &path).unwrap();
+    vigie_skipped::copy_program("/bin/sleep", &path);
     path
 }
 
@@ -303,7 +303,7 @@ fn no_row_mixes_two_programs_and_no_process_is_missed_or_doubled_while_others_co
     let directory = tempfile::tempdir().unwrap();
     let shell = fs::canonicalize("/bin/sh").unwrap();
     for name in ["aaa", "bbb"] {
-        fs::copy(&shell, directory.path().join(name)).unwrap();
+        vigie_skipped::copy_program(&shell, directory.path().join(name));
     }
     let place = directory.path().to_str().unwrap();
     let first = directory.path().join("aaa");
@@ -393,7 +393,7 @@ fn a_library_that_is_gone_or_that_others_may_write_is_told() {
     let directory = tempfile::tempdir().unwrap();
     // The loader can be called like a program; here it is a copy that everybody may write.
     let copy = directory.path().join("ld copy");
-    fs::copy(loader, &copy).unwrap();
+    vigie_skipped::copy_program(loader, &copy);
     let mut mode = fs::metadata(&copy).unwrap().permissions();
     std::os::unix::fs::PermissionsExt::set_mode(&mut mode, 0o777);
     fs::set_permissions(&copy, mode).unwrap();

@@ -138,7 +138,7 @@ fn a_hard_link_is_a_new_name_of_the_same_object() {
 fn a_program_that_is_started_is_reported_with_its_process() {
     let mut watched = or_skip!(Watched::filesystem(Mask::OPEN_EXEC));
     let program = watched.path("program");
-    fs::copy("/bin/true", &program).unwrap();
+    vigie_skipped::copy_program("/bin/true", &program);
 
     let mut child = start(|| Command::new(&program).spawn()).unwrap();
     child.wait().unwrap();

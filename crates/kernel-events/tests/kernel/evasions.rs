@@ -75,7 +75,7 @@ fn a_file_that_is_run_by_its_descriptor_is_named_by_its_path() {
     let Some(mut watch) = Watch::bpf() else { return };
     let dir = tempfile::tempdir().unwrap();
     let program = dir.path().join("tool");
-    fs::copy("/bin/true", &program).unwrap();
+    vigie_skipped::copy_program("/bin/true", &program);
 
     let code = format!(
         "import os\nos.execve(os.open({:?},os.O_RDONLY),['sshd'],{{}})",
@@ -110,7 +110,7 @@ fn a_program_that_is_mounted_over_another_one_elsewhere_is_told_with_its_own_fil
     let Some(mut watch) = Watch::bpf() else { return };
     let dir = tempfile::tempdir().unwrap();
     let other = dir.path().join("other");
-    fs::copy("/bin/echo", &other).unwrap();
+    vigie_skipped::copy_program("/bin/echo", &other);
     let script = "mount --bind \"$0\" /usr/bin/env && exec /usr/bin/env 'from elsewhere'";
 
     let status = Command::new("unshare").args(["-Urm", "sh", "-c", script]).arg(&other).output();
